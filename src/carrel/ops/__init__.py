@@ -1,0 +1,5 @@
+"""Operations that have kernels. Each works on any machine; see docs/ops.md for how a call finds its backend."""
+
+from ._linear_scan import linear_scan as linear_scan
+
+__all__ = ["linear_scan"]
