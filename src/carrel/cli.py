@@ -1,0 +1,252 @@
+"""The command ``carrel``. Commands are thin: they read options, ask the desk, and print.
+
+Exit status: 0 done; 1 a check failed or nothing was found; 2 wrong usage or bad input, with one sentence on stderr.
+Rooms load inside the commands, so that ``carrel --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carrel import __version__
+
+if TYPE_CHECKING:
+    from carrel.atlas.catalogue import Card
+
+app = typer.Typer(
+    name="carrel",
+    help="A desk for research: read the paper, run the method.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data folder (else CARREL_DATA).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every expected error becomes one sentence on stderr and exit status 2."""
+    try:
+        status = app(args=arguments, standalone_mode=False)
+    except KeyboardInterrupt:
+        _say("stopped; what was finished is kept")
+        sys.exit(130)
+    except (ValueError, LookupError, OSError) as error:
+        if isinstance(error, (KeyError, IndexError)):  # ours carry sentences; these are faults in the program
+            raise
+        _say(str(error))
+        sys.exit(2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _say(f"{error.format_message()}  (carrel --help shows the usage)")  # wrong usage, from the parser
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(sentence: str) -> None:
+    print(f"carrel: {sentence}", file=sys.stderr)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"carrel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    data: Data = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8477,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the site in the browser.")] = False,
+) -> None:
+    """Open the site on this machine (127.0.0.1 only)."""
+    from carrel.web.serve import serve as run_site
+
+    run_site(data, port=port, open_browser=open_browser)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Daily JSON lines, Kaggle arXiv, BibTeX.")],
+    data: Data = None,
+    rejects: Annotated[Path | None, typer.Option(metavar="DIR", help="Where rejected records go.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring papers in from files; formats and compression are found out."""
+    from carrel.desk import open_desk
+    from carrel.papers.console import importing, print_import
+
+    with open_desk(data) as desk, importing(quiet=as_json) as on_progress:
+        reports = desk.import_files(files, rejects=rejects, on_progress=on_progress)
+    if as_json:
+        _print_json([report.to_json() for report in reports])
+    else:
+        print_import(reports)
+    broken = [report.broken for report in reports if report.broken]
+    if broken:
+        raise ValueError("; ".join(broken))
+
+
+@app.command()
+def search(
+    words: Annotated[list[str], typer.Argument(metavar="QUERY…")],
+    data: Data = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 10,
+    sort: Annotated[str, typer.Option(help="relevance, newest or oldest.")] = "relevance",
+    as_json: AsJson = False,
+) -> int:
+    """Find papers: words, "phrases", author:, cat:, year:, -not."""
+    from carrel.desk import open_desk
+    from carrel.papers.console import print_found
+
+    if sort not in ("relevance", "newest", "oldest"):
+        raise ValueError(f"--sort is relevance, newest or oldest, not {sort!r}")
+    with open_desk(data) as desk:
+        desk.refill()
+        found = desk.browse.search(" ".join(words), limit=limit, sort=sort)
+        if as_json:
+            _print_json(found.to_json())
+        else:
+            print_found(found)
+    return 0 if found.papers else 1
+
+
+@app.command()
+def methods(
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List the methods that run here, and how their claims stand."""
+    from carrel.atlas.catalogue import load_catalogue
+
+    catalogue = load_catalogue()
+    cards = [card for card in catalogue.values() if family in (None, card.family)]
+    if not cards:
+        _say(
+            f"no method of the family {family!r}; there are {', '.join(sorted({c.family for c in catalogue.values()}))}"
+        )
+        return 1
+    if as_json:
+        _print_json([_method_json(card, catalogue.result(card.slug)) for card in cards])
+    else:
+        from carrel.atlas.console import print_methods
+
+        print_methods(cards, {card.slug: catalogue.result(card.slug) for card in cards})
+    return 0
+
+
+def _method_json(card: Card, result: Any) -> dict[str, object]:
+    return {
+        "slug": card.slug,
+        "title": card.title,
+        "family": card.family,
+        "module": card.module,
+        "claim": card.claim,
+        "verdict": result.verdict if result else None,
+        "papers": [paper.id for paper in card.papers],
+    }
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="[--PARAMETER VALUE]… [--seeds N] [--quick] [--fresh] [--json] [--html FILE]",
+)
+def run(
+    context: typer.Context,
+    slug: Annotated[str | None, typer.Argument(help="Which method; see carrel methods.")] = None,
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many seeds.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="The short form.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run even if this result is kept.")] = False,
+    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write one self-contained page.")] = None,
+) -> int:
+    """Run the experiment of a method: checks, verdict, tables and plots."""
+    from carrel.atlas.catalogue import load_catalogue
+    from carrel.atlas.console import print_parameters, print_result, show_progress
+    from carrel.desk import data_folder, open_runner
+
+    catalogue = load_catalogue()
+    wants_help = any(word in ("--help", "-h") for word in context.args) or slug in (None, "--help", "-h")
+    if slug in (None, "--help", "-h"):
+        print_parameters(None)
+        return 0 if wants_help and slug else 2
+    card = catalogue[slug]
+    if wants_help:
+        print_parameters(card)
+        return 0
+    if html is not None and not html.absolute().parent.is_dir():
+        raise ValueError(f"--html {html}: there is no folder {html.absolute().parent}")
+    values = card.parse(_named(context.args, card), quick=quick)
+    runner = open_runner(data_folder(data), catalogue)
+    try:
+        job = runner.submit(slug, values, seeds=seeds, quick=quick, fresh=fresh)
+        show_progress(job, runner, quiet=as_json)
+    finally:
+        runner.close()
+    if job.result is None:
+        raise ValueError(f"{slug} did not finish: {job.error or job.state}")
+    if html is not None:
+        from carrel.atlas.html import page
+
+        html.write_text(page(job.result, card), encoding="utf-8")
+    if as_json:
+        _print_json(job.result.to_json())
+    else:
+        print_result(job.result, card)
+        if html is not None:
+            print(f"\nThe figures are in {html}")
+    return 0 if job.result.passed else 1
+
+
+def _named(words: Iterable[str], card: Card) -> dict[str, str]:
+    """``--length 256`` and ``--length=256`` as a mapping; hyphens and underscores are the same."""
+    values: dict[str, str] = {}
+    words = iter(words)
+    for word in words:
+        if not word.startswith("--"):
+            raise ValueError(
+                f"unexpected {word!r}; parameters are written --name value, see carrel run {card.slug} --help"
+            )
+        name, given, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if not given:
+            following = next(words, None)
+            if following is None:
+                raise ValueError(f"--{name} needs a value; see carrel run {card.slug} --help")
+            value = following
+        values[name] = value
+    return values
+
+
+@app.command()
+def doctor(data: Data = None, as_json: AsJson = False) -> int:
+    """Look at this installation: what works, what does not, and what to do."""
+    from carrel.doctor import examine, print_findings
+
+    findings = examine(data, quiet=as_json)
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        print_findings(findings)
+    return 0 if all(finding.well for finding in findings) else 1
