@@ -1,0 +1,1 @@
+"""One file per method: ``def run(*, seed, **parameters) -> Report``. Imported only in the worker and in tests."""
