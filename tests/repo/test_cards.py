@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 from carrel.atlas.catalogue import Card, load_catalogue
 
 ROOT = Path(__file__).parents[2]
