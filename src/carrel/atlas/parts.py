@@ -49,7 +49,7 @@ class Check:
             return f"≥ {number(self.low)}"
         return f"{number(self.low)} to {number(self.high)}" if self.low != self.high else f"= {number(self.low)}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "low": self.low,
@@ -60,7 +60,7 @@ class Check:
         }
 
     @classmethod
-    def from_dict(cls, d: Mapping[str, Any]) -> Check:
+    def from_json(cls, d: Mapping[str, Any]) -> Check:
         return cls(d["name"], d["low"], d["high"], numbers(d["values"]))
 
 
@@ -85,13 +85,13 @@ class Series:
     def high(self) -> tuple[float, ...]:
         return tuple(max(known(ys), default=math.nan) for ys in zip(*self.seeds, strict=True))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         rows = {"x": self.x, "mean": self.mean, "low": self.low, "high": self.high}
         lists: dict[str, Any] = {key: [finite(value) for value in row] for key, row in rows.items()}
         return {"name": self.name, **lists, "seeds": [[finite(value) for value in row] for row in self.seeds]}
 
     @classmethod
-    def from_dict(cls, d: Mapping[str, Any]) -> Series:
+    def from_json(cls, d: Mapping[str, Any]) -> Series:
         return cls(d["name"], numbers(d["x"]), tuple(numbers(row) for row in d["seeds"]))
 
 
@@ -105,19 +105,19 @@ class Curve:
     log: str
     series: tuple[Series, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "title": self.title,
             "x_label": self.x_label,
             "y_label": self.y_label,
             "log": self.log,
-            "series": [line.to_dict() for line in self.series],
+            "series": [line.to_json() for line in self.series],
         }
 
     @classmethod
-    def from_dict(cls, d: Mapping[str, Any]) -> Curve:
+    def from_json(cls, d: Mapping[str, Any]) -> Curve:
         return cls(
-            d["title"], d["x_label"], d["y_label"], d["log"], tuple(Series.from_dict(line) for line in d["series"])
+            d["title"], d["x_label"], d["y_label"], d["log"], tuple(Series.from_json(line) for line in d["series"])
         )
 
 
@@ -130,7 +130,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     spread: tuple[tuple[float | None, ...], ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         rows = [[finite(cell) if isinstance(cell, float) else cell for cell in row] for row in self.rows]
         return {
             "title": self.title,
@@ -140,7 +140,7 @@ class Table:
         }
 
     @classmethod
-    def from_dict(cls, d: Mapping[str, Any]) -> Table:
+    def from_json(cls, d: Mapping[str, Any]) -> Table:
         spread = tuple(tuple(row) for row in d.get("spread", ()))
         return cls(d["title"], tuple(d["columns"]), tuple(tuple(row) for row in d["rows"]), spread)
 

@@ -112,17 +112,17 @@ class Report:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
-    def to_dict(self) -> dict[str, Any]:
-        parts = {name: [part.to_dict() for part in getattr(self, name)] for name in ("checks", "curves", "tables")}
+    def to_json(self) -> dict[str, Any]:
+        parts = {name: [part.to_json() for part in getattr(self, name)] for name in ("checks", "curves", "tables")}
         return {"slug": self.slug, "verdict": self.state, "finding": self.finding, **parts}
 
     @classmethod
-    def from_dict(cls, d: Mapping[str, Any]) -> Report:
+    def from_json(cls, d: Mapping[str, Any]) -> Report:
         report = cls(d["slug"])
         report.state, report.finding = d["verdict"], d["finding"]
-        report.checks = [Check.from_dict(part) for part in d["checks"]]
-        report.curves = [Curve.from_dict(part) for part in d["curves"]]
-        report.tables = [Table.from_dict(part) for part in d["tables"]]
+        report.checks = [Check.from_json(part) for part in d["checks"]]
+        report.curves = [Curve.from_json(part) for part in d["curves"]]
+        report.tables = [Table.from_json(part) for part in d["tables"]]
         return report
 
 

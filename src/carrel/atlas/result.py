@@ -71,7 +71,7 @@ class Result:
             **facts,
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The shape of ``carrel run --json``; every number finite, unknown ones None."""
         return {
             "slug": self.slug,
@@ -83,9 +83,9 @@ class Result:
             "seconds": self.seconds,
             "seeds": list(self.seeds),
             "parameters": dict(self.parameters),
-            "checks": [part.to_dict() for part in self.checks],
-            "tables": [part.to_dict() for part in self.tables],
-            "curves": [part.to_dict() for part in self.curves],
+            "checks": [part.to_json() for part in self.checks],
+            "tables": [part.to_json() for part in self.tables],
+            "curves": [part.to_json() for part in self.curves],
             "versions": dict(self.versions),
             "verdicts": list(self.verdicts),
             "date": self.date,
@@ -93,13 +93,13 @@ class Result:
             "quick": self.quick,
         }
 
-    def to_json(self) -> str:
-        """One fact, check, table or curve per line, so that a committed result has a readable diff."""
-        return "{\n" + ",\n".join(_json_member(key, value) for key, value in self.to_dict().items()) + "\n}\n"
+    def text(self) -> str:
+        """``to_json`` as text with one fact, check, table or curve per line, so that a committed result diffs well."""
+        return "{\n" + ",\n".join(_json_member(key, value) for key, value in self.to_json().items()) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str | bytes | Mapping[str, Any]) -> Result:
-        """Read ``to_json`` (or ``to_dict``) back. Raises ReportError if it is not a result."""
+        """Read ``to_json`` or its text back. Raises ReportError if it is not a result."""
         try:
             d = text if isinstance(text, Mapping) else json.loads(text)
             return cls(
@@ -107,9 +107,9 @@ class Result:
                 **{key: d[key] for key in ("versions", "date", "machine", "quick")},
                 seeds=tuple(d["seeds"]),
                 verdicts=tuple(d["verdicts"]),
-                checks=tuple(Check.from_dict(part) for part in d["checks"]),
-                tables=tuple(Table.from_dict(part) for part in d["tables"]),
-                curves=tuple(Curve.from_dict(part) for part in d["curves"]),
+                checks=tuple(Check.from_json(part) for part in d["checks"]),
+                tables=tuple(Table.from_json(part) for part in d["tables"]),
+                curves=tuple(Curve.from_json(part) for part in d["curves"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ReportError(f"not a result: {type(error).__name__} {error}") from error
