@@ -65,7 +65,9 @@ class Catalogue(Mapping[str, Card]):
 
     def get(self, slug: str, default: Any = None) -> Any:
         """The card, or ``default``. Said again because Mapping.get waits for a KeyError."""
-        return self[slug] if slug in self else default
+        if slug not in self._paths:
+            return default
+        return self[slug]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
