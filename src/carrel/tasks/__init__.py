@@ -1,0 +1,3 @@
+"""Exact generators of small problems: pure functions of their arguments and a generator's seed."""
+
+from .recall import copy_first_symbol as copy_first_symbol
