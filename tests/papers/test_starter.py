@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
+import lzma
 import re
 import tomllib
 from collections import Counter
@@ -118,3 +122,35 @@ def test_every_paper_that_the_notes_on_the_methods_cite_is_on_the_shelf(shelf, s
     assert len(cited) > 90
     assert cited - on_shelf == NOT_MEANT.keys()
     assert not NOT_MEANT.keys() & on_shelf
+
+
+def test_the_shelf_agrees_with_arxivs_own_records_where_they_lie_at_hand(shelf, shared):
+    mine = {paper["id"]: paper for paper in shelf if "id" in paper}
+    compared = 0
+    with lzma.open(shared / "data/papers/arxiv/bulk/cs.NE.tsv.xz", "rt", encoding="utf-8", newline="") as rows:
+        for row in csv.DictReader(rows, delimiter="\t"):
+            paper = mine.get(row["arxiv_id"])
+            if paper is not None:
+                compared += 1
+                assert paper["title"] == " ".join(row["title"].split())
+                assert ", ".join(paper["authors"]) == row["author_text"]
+                assert sorted(paper["categories"]) == sorted(row["categories"].split(","))
+                assert paper["categories"][0] == row["primary_cat"]
+    assert compared == 4
+
+
+@pytest.mark.parametrize(("venue", "expected"), [("ICLR 2018", 3), ("ICLR 2021", 4)])
+def test_papers_of_a_conference_are_in_its_list_of_accepted_papers(shelf, shared, venue, expected):
+    def folded(title: str) -> str:
+        return re.sub(r"[\W_]", "", title).casefold()
+
+    path = shared / "data/papers/conference" / f"{venue.replace(' ', '').lower()}.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        listed = {folded(row["title"]): row for row in map(json.loads, lines)}
+    papers = [paper for paper in shelf if paper.get("venue") == venue]
+    assert len(papers) == expected
+    for paper in papers:
+        row = listed[folded(paper["title"])]
+        assert "reject" not in str(row.get("status", row.get("decision"))).lower()
+        if "author" in row:
+            assert ";".join(paper["authors"]) == row["author"]
