@@ -1,0 +1,84 @@
+"""An axis of a figure: its range, its ticks, and where on the paper a value falls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from carrel.atlas.parts import number
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Maps values to 0..1. On a logarithmic axis ``low`` and ``high`` are still values, and above 0."""
+
+    low: float
+    high: float
+    log: bool
+
+    @classmethod
+    def over(cls, values: Iterable[float], log: bool) -> Axis | None:
+        """The axis that shows all these values; those it cannot show are left out. None if nothing is left."""
+        shown = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+        if not shown:
+            return None
+        low, high = min(shown), max(shown)
+        if low == high:
+            pad = 2.0 if log else (abs(low) * 0.1 or 1.0)
+            return cls(low / pad, high * pad, log) if log else cls(low - pad, high + pad, log)
+        return cls(low, high, log)
+
+    def widened(self, share: float) -> Axis:
+        """A little room beyond the outermost values."""
+        if self.log:
+            more = (self.high / self.low) ** share
+            return Axis(self.low / more, self.high * more, True)
+        more = (self.high - self.low) * share
+        # a range that starts at zero keeps its foot there
+        return Axis(self.low if self.low == 0 else self.low - more, self.high + more, False)
+
+    def place(self, value: float) -> float:
+        """0 at ``low``, 1 at ``high``; NaN for what the axis cannot show."""
+        if not math.isfinite(value) or (self.log and value <= 0):
+            return math.nan
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self, wanted: int) -> list[tuple[float, str]]:
+        """About ``wanted`` round values within the range, with their texts."""
+        values = self._decades(wanted) if self.log else []
+        if len(values) < 2:
+            values = self._even(wanted)
+        if self.log and all(_is_power(value) for value in values):
+            return [(value, _power(value)) for value in values]
+        return [(value, number(value)) for value in values]
+
+    def _decades(self, wanted: int) -> list[float]:
+        first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+        if last - first < 1:  # within a decade or so: 1, 2, 5
+            found = [m * 10.0**e for e in range(first - 1, last + 1) for m in (1, 2, 5)]
+            return [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
+        step = max(1, math.ceil((last - first) / max(1, wanted)))
+        return [10.0**e for e in range(first, last + 1, step)]
+
+    def _even(self, wanted: int) -> list[float]:
+        rough = (self.high - self.low) / max(1, wanted)
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        # a tick is a whole multiple of the step: rounding keeps 0.30000000000000004 away
+        return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
+
+
+def _is_power(value: float) -> bool:
+    return value > 0 and math.isclose(math.log10(value), round(math.log10(value)), abs_tol=1e-9)
+
+
+def _power(value: float) -> str:
+    exponent = round(math.log10(value))
+    if -2 <= exponent <= 3:
+        return number(value)
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
