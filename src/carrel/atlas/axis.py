@@ -52,7 +52,9 @@ class Axis:
         if len(values) < 2:
             values = self._even(wanted)
         if self.log and all(_is_power(value) for value in values):
-            return [(value, _power(value)) for value in values]
+            # all in one spelling: plain while every one is short, powers of ten otherwise
+            short = all(1e-3 <= value <= 1e4 for value in values)
+            return [(value, number(value) if short or value in (1, 10) else _power(value)) for value in values]
         return [(value, number(value)) for value in values]
 
     def _decades(self, wanted: int) -> list[float]:
@@ -78,7 +80,4 @@ def _is_power(value: float) -> bool:
 
 
 def _power(value: float) -> str:
-    exponent = round(math.log10(value))
-    if -2 <= exponent <= 3:
-        return number(value)
-    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return "10" + str(round(math.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -1,0 +1,209 @@
+"""The atlas in a terminal: lists of methods, what a method can be asked, progress of a run, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table as Grid
+from rich.text import Text
+
+from carrel.atlas.card import FAMILIES, Card
+from carrel.atlas.parts import Cell, Table, number
+from carrel.atlas.result import VERDICTS, Result
+from carrel.atlas.runner import Job, Runner
+from carrel.atlas.textplot import plot
+
+_MARKS = {"holds": ("✓", "green"), "caveat": ("~", "yellow"), "not-shown": ("✗", "red")}
+_WIDEST = 100
+
+
+def print_methods(
+    cards: Sequence[Card], results: Mapping[str, Result | None], *, console: Console | None = None
+) -> None:
+    """One line a method, by family: slug, title, how its claim stands."""
+    out = _console(console)
+    for family, title in FAMILIES.items():
+        mine = sorted((card for card in cards if card.family == family), key=lambda card: card.title.casefold())
+        if not mine:
+            continue
+        grid = Grid(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
+        for card in mine:
+            result = results.get(card.slug)
+            state = _verdict(result.verdict) if result else Text("not run yet", style="dim")
+            grid.add_row(Text(card.slug, style="bold"), Text(card.title), state)
+        out.print(Text(title, style="dim"))
+        out.print(Padding(grid, (0, 0, 1, 2)))
+    out.print(Text("carrel run SLUG runs one; carrel run SLUG --help shows what can be set.", style="dim"))
+
+
+def print_parameters(card: Card | None, *, console: Console | None = None) -> None:
+    """The usage of ``carrel run``; for a card, its parameters with range, default and meaning."""
+    out = _console(console)
+    out.print(Text(f"Usage: carrel run {card.slug if card else 'SLUG'} [--PARAMETER VALUE]… [OPTIONS]\n"))
+    if card is None:
+        out.print(Text("Run the experiment of a method: checks, verdict, tables and plots.\n"))
+    else:
+        out.print(Text(card.title, style="bold"))
+        out.print(Text(card.claim + "\n"))
+        grid = _grid(("Parameter", "default", "may be", ""), numeric=())
+        for parameter in card.parameters:
+            name = Text("--" + parameter.name.replace("_", "-"), style="bold")
+            default, quick = _plain(parameter.default), _plain(parameter.value(quick=True))
+            if quick != default:
+                default += f", quick {quick}"
+            grid.add_row(name, Text(default), Text(parameter.range), Text(parameter.help))
+        if card.parameters:
+            out.print(grid)
+        out.print()
+    options = Grid(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for option, meaning in (
+        ("--seeds N", "how many seeds, 3 by default"),
+        ("--quick", "the short form"),
+        ("--fresh", "run even if this result is kept"),
+        ("--json", "print JSON"),
+        ("--html FILE", "also write one self-contained page with interactive figures"),
+        ("--data DIR", "the data folder, else CARREL_DATA"),
+    ):
+        options.add_row(Text(option, style="bold"), Text(meaning))
+    out.print(options)
+    if card is None:
+        out.print(Text("\ncarrel methods lists the methods; carrel run SLUG --help shows what one takes."))
+
+
+def show_progress(job: Job, runner: Runner, *, quiet: bool = False, console: Console | None = None) -> Job:
+    """Wait for a job with a bar on standard error: place in the queue, seed, note, time left. Ctrl-C cancels it."""
+    err = console or Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[left]}", markup=False, style="dim"),
+        console=err,
+        transient=True,
+        disable=quiet or not err.is_terminal,
+    )
+    try:
+        with bar:
+            task = bar.add_task(job.slug, total=1.0, left="")
+            while not job.finished:
+                bar.update(task, description=_doing(job), completed=job.fraction, left=_left(job))
+                try:
+                    runner.wait(job, timeout=0.25)
+                except TimeoutError:
+                    continue
+    except KeyboardInterrupt:
+        runner.cancel(job.id)
+        raise
+    return job
+
+
+def print_result(result: Result, card: Card | None = None, *, console: Console | None = None) -> None:
+    """The verdict, the checks, the tables and the curves of a result, in the width of the terminal."""
+    out = _console(console)
+    family = f"  {FAMILIES[card.family]}" if card else ""
+    out.print(Text.assemble((result.title, "bold"), (family, "dim")))
+    lines = Grid(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    lines.add_column(style="dim", no_wrap=True)
+    lines.add_column(ratio=1)
+    agree = sum(state == result.verdict for state in result.verdicts)
+    many = f", {agree} seeds of {len(result.seeds)}" if len(result.seeds) > 1 and agree else ""
+    lines.add_row("Claim", Text(result.claim))
+    lines.add_row("Found", Text.assemble(_verdict(result.verdict), many, ". ", result.finding))
+    out.print(Padding(lines, (0, 0, 1, 0)))
+    if result.checks:
+        _print_checks(result, out)
+    for table in result.tables:
+        _print_table(table, out)
+    for curve in result.curves:
+        out.print(plot(curve, width=out.width, height=10))
+        out.print()
+    given = ", ".join(f"{name} {_plain(value)}" for name, value in result.parameters.items())
+    facts = [f"{number(result.seconds)} s", given, result.machine, result.date[:16].replace("T", " ")]
+    if result.quick:
+        facts.insert(0, "quick form")
+    out.print(Text(" · ".join(fact for fact in facts if fact), style="dim"))
+
+
+def _print_checks(result: Result, out: Console) -> None:
+    many = len(result.seeds)
+    grid = _grid(("Check", f"worst of {many}" if many > 1 else "value", "bound", ""), numeric=(1, 2))
+    for check in result.checks:
+        state = Text("✓ holds", style="green") if check.passed else Text("✗ fails", style="bold red")
+        grid.add_row(Text(check.name), Text(number(check.worst)), Text(check.bound), state)
+    out.print(grid)
+    out.print()
+
+
+def _print_table(table: Table, out: Console) -> None:
+    numeric = [
+        k
+        for k in range(len(table.columns))
+        if all(isinstance(row[k], int | float) or row[k] is None for row in table.rows)
+    ]
+    grid = _grid(table.columns, numeric=numeric)
+    for at, row in enumerate(table.rows):
+        spread = table.spread[at] if table.spread else (None,) * len(row)
+        cells = [Text(_cell(cell)) for cell in row]
+        for cell, half in zip(cells, spread, strict=True):
+            if half is not None:
+                cell.append(f" ±{number(half)}", style="dim")
+        grid.add_row(*cells)
+    out.print(Text(table.title, style="bold"))
+    out.print(grid)
+    out.print()
+
+
+def _grid(columns: Iterable[str], numeric: Iterable[int]) -> Grid:
+    right = set(numeric)
+    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
+    for k, column in enumerate(columns):
+        grid.add_column(Text(column), justify="right" if k in right else "left", overflow="fold")
+    return grid
+
+
+def _cell(cell: Cell) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}".replace(",", " ") if abs(cell) < 10**12 else number(float(cell))
+    return number(cell) if isinstance(cell, float) else cell
+
+
+def _plain(value: Cell) -> str:
+    """A parameter's value as it is typed."""
+    return _cell(value) if isinstance(value, bool) else str(value)
+
+
+def _verdict(state: str) -> Text:
+    mark, colour = _MARKS[state]
+    return Text(f"{mark} {VERDICTS[state]}", style=colour)
+
+
+def _doing(job: Job) -> str:
+    if job.state == "queued":
+        return f"{job.slug}: number {job.position} in the queue"
+    return f"{job.slug}: {job.note}" if job.note else job.slug
+
+
+def _left(job: Job) -> str:
+    eta = job.eta_s
+    if eta is None or job.finished:
+        return ""
+    return f"{eta:.0f} s left" if eta < 120 else f"{eta / 60:.0f} min left"
+
+
+def _console(console: Console | None) -> Console:
+    """The terminal's width up to where lines stay readable; nothing in a text is taken for markup."""
+    out = console or Console(highlight=False, markup=False, emoji=False)
+    if console is None and out.width > _WIDEST:
+        out.width = _WIDEST
+    return out
