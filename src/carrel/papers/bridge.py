@@ -24,8 +24,9 @@ class Bridge:
     capital after their first letter, or a capital beside a digit (``LRU``, ``RoPE``, ``S4``), are sought as they are
     written, all others in any case.
 
-    The words of a text are looked up in a table that has one word of each phrase; only phrases whose word is there are
-    compared with the text. So the cost is that of splitting the text, however many phrases there are.
+    A text is cut into words once. One word of each phrase stands in a table, so that only phrases whose word occurs are
+    looked at, and only those whose words occur side by side are compared with the text as it is written. So the cost is
+    that of cutting the text into words, however many phrases there are.
 
     Args:
         aliases: method slug to phrases and keys such as ``"arxiv:2303.06349"``.
@@ -34,25 +35,26 @@ class Bridge:
     def __init__(self, aliases: Mapping[str, Sequence[str]]) -> None:
         self.digest = digest(aliases)
         self._by_key: dict[str, set[str]] = {}
-        self._by_word: dict[str, list[tuple[re.Pattern[str], str]]] = {}
-        self._unworded: list[tuple[re.Pattern[str], str]] = []
+        self._by_word: dict[str, list[_Phrase]] = {}
+        self._unworded: list[_Phrase] = []
+        spoken: dict[str, set[str]] = {}
         for slug, phrases in aliases.items():
             for phrase in phrases:
                 if _is_key(phrase):
                     self._by_key.setdefault(phrase, set()).add(slug)
                 elif phrase.strip():
-                    self._add(phrase.strip(), slug)
+                    spoken.setdefault(phrase.strip(), set()).add(slug)
+        for phrase, slugs in spoken.items():
+            self._add(_Phrase(phrase, frozenset(slugs)))
 
-    def _add(self, phrase: str, slug: str) -> None:
-        entry = (_pattern(phrase), slug)
-        words = [] if _HAN.search(phrase) else _WORD.findall(phrase.lower())
-        if not words:
-            self._unworded.append(entry)
+    def _add(self, phrase: _Phrase) -> None:
+        if not phrase.words:
+            self._unworded.append(phrase)
             return
-        word = max(words, key=len)  # the longest is the rarest, near enough
-        self._by_word.setdefault(word, []).append(entry)
-        if word == words[-1]:
-            self._by_word.setdefault(word + "s", []).append(entry)
+        word = max(phrase.words, key=len)  # the longest is the rarest, near enough
+        self._by_word.setdefault(word, []).append(phrase)
+        if word == phrase.words[-1]:
+            self._by_word.setdefault(word + "s", []).append(phrase)
 
     def methods(self, paper: Paper, plain: Callable[[str], str]) -> frozenset[str]:
         """The slugs that ``paper`` speaks of, by its key, title and abstract (or remark).
@@ -68,15 +70,29 @@ class Bridge:
 
     def spoken(self, text: str) -> set[str]:
         """The slugs whose phrases occur in ``text``."""
+        words = _WORD.findall(text.lower())
+        candidates = [phrase for word in self._by_word.keys() & set(words) for phrase in self._by_word[word]]
         found: set[str] = set()
-        for word in self._by_word.keys() & set(_WORD.findall(text.lower())):
-            for pattern, slug in self._by_word[word]:
-                if slug not in found and pattern.search(text):
-                    found.add(slug)
-        for pattern, slug in self._unworded:
-            if slug not in found and pattern.search(text):
-                found.add(slug)
+        if candidates:
+            side_by_side = f" {' '.join(words)} "
+            for phrase in candidates:
+                if phrase.side_by_side in side_by_side and phrase.pattern.search(text):
+                    found |= phrase.slugs
+        for phrase in self._unworded:
+            if phrase.pattern.search(text):
+                found |= phrase.slugs
         return found
+
+
+class _Phrase:
+    """A phrase, the methods that go by it, and the forms in which it is sought."""
+
+    def __init__(self, phrase: str, slugs: frozenset[str]) -> None:
+        self.slugs = slugs
+        self.pattern = _pattern(phrase)
+        # Chinese is written without blanks: there, a phrase is no sequence of words
+        self.words = [] if _HAN.search(phrase) else _WORD.findall(phrase.lower())
+        self.side_by_side = " " + " ".join(self.words)
 
 
 def digest(aliases: Mapping[str, Sequence[str]]) -> str:

@@ -15,18 +15,11 @@ from .bridge import Bridge
 from .fold import Announcement, Record
 from .model import Paper
 from .tables import index_outbox, meta, paper, paper_category, paper_method, paper_of, paper_source, row_of
-
-try:
-    from .text import plain
-except ImportError:  # text.py is on its way
-
-    def plain(text: str) -> str:
-        return " ".join(text.split())
-
+from .text import plain
 
 T = TypeVar("T")
 
-_BATCH = 1000  # records compared at once; as many keys fit one statement of any database
+_BATCH = 2000  # records compared at once; as many keys fit one statement of any database
 ALIASES = "aliases"  # the row of `meta` that holds the digest of the aliases all links were made with
 STALE = ""  # its value once papers came in under other aliases
 

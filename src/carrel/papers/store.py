@@ -237,7 +237,7 @@ class Papers:
         rows = self._read(query.group_by(column).order_by(column.desc()).limit(limit))
         return [(row[0], row[1]) for row in rows]
 
-    def _read(self, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> sa.Result[Any]:
+    def _read(self, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> Any:
         self._begin(writing=False)
         return self._connection.execute(query, values)
 

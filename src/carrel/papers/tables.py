@@ -66,7 +66,7 @@ paper = sa.Table(
     sa.Index(None, "day", "key"),
 )
 
-# The newest record of each source. `record` is NULL while a paper has one source: its record is then the row in `paper`.
+# The newest record of each source. `record` is NULL while a paper has one source: it is then the row in `paper`.
 paper_source = sa.Table(
     "paper_source",
     metadata,
