@@ -185,8 +185,7 @@ class _Batch:
         if before is not None:
             self.inserts["stale"].append({"k": after.key})
         self.inserts["category"] += [
-            {"key": after.key, "code": code, "announced": after.announced, "is_primary": place == 0}
-            for place, code in enumerate(dict.fromkeys(after.categories))
+            {"key": after.key, "code": code, "announced": after.announced} for code in dict.fromkeys(after.categories)
         ]
         if self.bridge is not None:
             self.inserts["method"] += links(self.bridge, after, day)

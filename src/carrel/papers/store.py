@@ -180,6 +180,13 @@ class Papers:
             if not chosen.exclude or self._read(_listed(chosen, announced == day).limit(1)).first():
                 return day
 
+    def categories_on(self, day: date) -> list[tuple[str, int]]:
+        """The categories that have papers on a day, and how many, the fullest first."""
+        count = sa.func.count()
+        query = sa.select(paper_category.c.code, count).where(paper_category.c.announced == day)
+        rows = self._read(query.group_by(paper_category.c.code).order_by(count.desc(), paper_category.c.code))
+        return [(row[0], row[1]) for row in rows]
+
     def methods_of(self, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The methods that each of these papers speaks of; papers that speak of none are left out."""
         self._begin(writing=False)
@@ -194,6 +201,12 @@ class Papers:
             .limit(limit)
         )
         return self.get_many(self._read(newest).scalars())
+
+    def speaking(self, *, limit: int = 20) -> list[Paper]:
+        """The papers that speak of any method, newest first."""
+        columns = paper_method.c.day, paper_method.c.key
+        newest = sa.select(*columns).distinct().order_by(*(column.desc() for column in columns)).limit(limit)
+        return self.get_many(row.key for row in self._read(newest))
 
     def speaking_counts(self) -> dict[str, int]:
         """How many papers speak of each method; methods of which none does are left out."""

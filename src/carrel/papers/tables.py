@@ -89,8 +89,8 @@ paper_category = sa.Table(
     sa.Column("key", sa.ForeignKey("paper.key", ondelete="CASCADE"), primary_key=True),
     sa.Column("code", sa.String(40), primary_key=True),
     sa.Column("announced", sa.Date),
-    sa.Column("is_primary", sa.Boolean, nullable=False),
-    sa.Index("ix_paper_category_code_day", "code", "announced", "is_primary"),
+    sa.Index("ix_paper_category_code_day", "code", "announced"),
+    sa.Index("ix_paper_category_day_code", "announced", "code"),
     sqlite_with_rowid=False,
 )
 
@@ -101,6 +101,7 @@ paper_method = sa.Table(
     sa.Column("slug", sa.String(100), primary_key=True),
     sa.Column("day", sa.Date, nullable=False),
     sa.Index("ix_paper_method_slug_day", "slug", "day", "key"),
+    sa.Index("ix_paper_method_day_key", "day", "key"),
     sqlite_with_rowid=False,
 )
 

@@ -60,12 +60,12 @@ def upgrade() -> None:
         sa.Column("key", sa.String(200), nullable=False),
         sa.Column("code", sa.String(40), nullable=False),
         sa.Column("announced", sa.Date),
-        sa.Column("is_primary", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("key", "code", name="pk_paper_category"),
         sa.ForeignKeyConstraint(["key"], ["paper.key"], name="fk_paper_category_key", ondelete="CASCADE"),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_paper_category_code_day", "paper_category", ["code", "announced", "is_primary"])
+    op.create_index("ix_paper_category_code_day", "paper_category", ["code", "announced"])
+    op.create_index("ix_paper_category_day_code", "paper_category", ["announced", "code"])
     op.create_table(
         "paper_method",
         sa.Column("key", sa.String(200), nullable=False),
@@ -76,6 +76,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_paper_method_slug_day", "paper_method", ["slug", "day", "key"])
+    op.create_index("ix_paper_method_day_key", "paper_method", ["day", "key"])
     op.create_table(
         "index_outbox",
         sa.Column("seq", sa.Integer, autoincrement=True, nullable=False),
