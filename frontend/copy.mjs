@@ -9,11 +9,12 @@ const htmx = `vendor/htmx-${version("htmx.org")}`;
 cpSync("node_modules/htmx.org/dist/htmx.min.js", `${out}/${htmx}/htmx.min.js`);
 cpSync("node_modules/htmx.org/LICENSE", `${out}/${htmx}/LICENSE`);
 
-// MathJax by components: no menu, no speech engine, no macro packages that reach outside a formula.
+// MathJax by components: no menu, no speech engine, no macro packages that reach outside a formula (configmacros and
+// cancel are built on newcommand and enclose, which are loaded for them but not switched on).
 const mathjax = `vendor/mathjax-${version("mathjax")}`;
 const components = [
   "startup", "core", "input/tex-base", "output/chtml", "ui/safe", "a11y/assistive-mml",
-  ...["ams", "boldsymbol", "braket", "cancel", "configmacros", "noundefined", "textmacros", "upgreek"]
+  ...["ams", "boldsymbol", "braket", "cancel", "enclose", "configmacros", "newcommand", "noundefined", "textmacros", "upgreek"]
     .map((name) => `input/tex/extensions/${name}`),
 ];
 for (const name of components) cpSync(`node_modules/mathjax/${name}.js`, `${out}/${mathjax}/${name}.js`);

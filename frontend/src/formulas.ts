@@ -3,7 +3,8 @@
 import { fit } from "./fitting";
 
 interface MathJaxReady {
-  startup: { promise: Promise<void> };
+  config: { options: { menuOptions?: unknown } };
+  startup: { promise: Promise<void>; defaultReady(): void };
   typesetPromise(elements: Element[]): Promise<void>;
   texReset(): void;
 }
@@ -76,7 +77,14 @@ async function load(): Promise<void> {
       skipHtmlTags: { "[-]": ["code", "pre"] },
       enableAssistiveMml: true,
     },
-    startup: { typeset: false },
+    startup: {
+      typeset: false,
+      ready(): void {
+        const mathjax = (window as unknown as { MathJax: MathJaxReady }).MathJax;
+        delete mathjax.config.options.menuOptions; // assistive-mml speaks to a menu that we do not load
+        mathjax.startup.defaultReady();
+      },
+    },
   };
   await new Promise<void>((resolve, reject) => {
     const script = document.createElement("script");

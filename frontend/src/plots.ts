@@ -1,6 +1,6 @@
 // Interactive figures, on pages that have some: plotly takes the place of the server's drawing, in the page's own
 // colours and type, in both themes. The data lie beside the drawing as JSON.
-import { asCsv, type Trace } from "./csv";
+import { asCsv, plain, type Trace } from "./csv";
 
 interface Figure {
   data: (Trace & Record<string, unknown>)[];
@@ -91,7 +91,10 @@ function dress(figure: Figure, at: HTMLElement): Figure {
       ...(filled ? { fillcolor: faint(own) } : {}),
     };
   });
-  const several = new Set(data.filter((trace) => trace.name && trace.showlegend !== false).map((trace) => trace.name)).size > 1;
+  const named = data.filter((trace) => trace.name && trace.showlegend !== false);
+  const several = named.length > 1;
+  const ends = several ? endLabels(named, figure.layout, font) : [];
+  const widest = Math.max(0, ...ends.map((label) => label.text.length)) * 6.4;
   return {
     data,
     layout: {
@@ -102,14 +105,46 @@ function dress(figure: Figure, at: HTMLElement): Figure {
       font,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 12, t: several ? 28 : 10, b: 40 },
-      showlegend: several,
+      margin: { l: 48, r: ends.length ? 14 + widest : 12, t: several && !ends.length ? 28 : 10, b: 40 },
+      annotations: ends,
+      showlegend: several && !ends.length,
       legend: { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom", font: { ...font, color: ink } },
       hovermode: "x unified",
       hoverlabel: { bgcolor: sheet, bordercolor: line, font: { ...font, color: ink } },
       autosize: true,
     },
   };
+}
+
+interface Label extends Record<string, unknown> {
+  text: string;
+}
+
+/** Names at the ends of their lines, where they do not run into each other; otherwise none, and a legend serves. */
+function endLabels(traces: (Trace & Record<string, unknown>)[], layout: Record<string, unknown>, font: Record<string, unknown>): Label[] {
+  const scale = (axis: unknown, value: number): number => ((axis as { type?: string } | undefined)?.type === "log" ? Math.log10(value) : value);
+  const places: { x: number; y: number; trace: Trace & Record<string, unknown> }[] = [];
+  const heights: number[] = [];
+  for (const trace of traces) {
+    let last: { x: number; y: number } | undefined;
+    trace.x.forEach((x, index) => {
+      const y = trace.y[index];
+      if (typeof x !== "number" || typeof y !== "number") return;
+      const point = { x: scale(layout.xaxis, x), y: scale(layout.yaxis, y) };
+      if (!Number.isFinite(point.x + point.y)) return;
+      heights.push(point.y);
+      if (!last || point.x >= last.x) last = point;
+    });
+    if (last) places.push({ ...last, trace });
+  }
+  const room = (Math.max(...heights) - Math.min(...heights)) * 0.08;
+  const ys = places.map((place) => place.y).sort((a, b) => a - b);
+  const longest = Math.max(...places.map((place) => place.trace.name?.length ?? 0));
+  if (places.length > 5 || longest > 26 || ys.some((y, index) => index > 0 && y - (ys[index - 1] ?? 0) < room)) return [];
+  return places.map(({ x, y, trace }) => ({
+    x, y, text: trace.name ?? "", showarrow: false, xanchor: "left", xshift: 7,
+    font: { ...font, color: (trace.line as { color?: string }).color },
+  }));
 }
 
 /** A custom property as a plain colour; light-dark() is resolved by letting the browser paint with it. */
@@ -150,7 +185,7 @@ function labels(figure: HTMLElement): [string, string] {
     return typeof title === "string" ? title : (title?.text ?? "");
   };
   const { xaxis, yaxis } = read(figure).layout;
-  return [text(xaxis) || "x", text(yaxis) || "y"];
+  return [plain(text(xaxis)) || "x", plain(text(yaxis)) || "y"];
 }
 
 const caption = (figure: HTMLElement): string => figure.querySelector("figcaption .title")?.textContent?.trim() ?? "";

@@ -40,6 +40,7 @@ async function start(form: HTMLFormElement): Promise<void> {
     panel.innerHTML = text;
     const inner = panel.querySelector<HTMLElement>("[data-events]");
     if (inner) follow(inner, () => (button.disabled = false));
+    else await finish(answer.headers.get("X-Run") ?? ""); // the result was kept: it is there already
   } catch {
     complain(form, "The desk does not answer. Is it still running? Your numbers are kept; press Run again.", "");
   } finally {
@@ -62,12 +63,11 @@ function follow(panel: HTMLElement, ended: () => void = () => undefined): void {
   });
   events.addEventListener("end", (event) => {
     events.close();
-    void finish(panel, (event as MessageEvent<string>).data).finally(ended);
+    void finish((event as MessageEvent<string>).data).finally(ended);
   });
 }
 
-async function finish(panel: HTMLElement, address: string): Promise<void> {
-  panel.removeAttribute("data-events");
+async function finish(address: string): Promise<void> {
   const answer = await fetch(address, { headers: { "X-Part": "result" } });
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of page.querySelectorAll<HTMLElement>("[data-part]")) {

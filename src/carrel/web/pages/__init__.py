@@ -1,0 +1,1 @@
+"""One module a page; each asks the desk and renders, no more."""
