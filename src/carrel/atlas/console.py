@@ -153,7 +153,7 @@ def _print_table(table: Table, out: Console) -> None:
         cells = [Text(_cell(cell)) for cell in row]
         for cell, half in zip(cells, spread, strict=True):
             if half is not None:
-                cell.append(f" ±{number(half)}", style="dim")
+                cell.append(f" ±{number(half, 2)}", style="dim")
         grid.add_row(*cells)
     out.print(Text(table.title, style="bold"))
     out.print(grid)

@@ -145,8 +145,8 @@ class Table:
         return cls(d["title"], tuple(d["columns"]), tuple(tuple(row) for row in d["rows"]), spread)
 
 
-def number(value: float | None) -> str:
-    """A number for a reader: up to four significant digits, powers of ten for the very large and small."""
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for a reader: at most so many significant digits, powers of ten for the very large and small."""
     if value is None or math.isnan(value):
         return "not a number"
     if math.isinf(value):
@@ -154,10 +154,10 @@ def number(value: float | None) -> str:
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e6:
-        digits = f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
-        return digits.replace("-", "−")
-    mantissa, exponent = f"{value:.2e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
+        text = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+        return text.replace("-", "−")
+    mantissa, exponent = f"{value:.{min(digits, 3) - 1}e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return (power if mantissa == "1" else f"{mantissa}·{power}").replace("-", "−")
 
