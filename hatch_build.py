@@ -1,6 +1,6 @@
 """Builds the pages' assets: TypeScript and styles of ``frontend/`` into ``src/carrel/web/static``.
 
-pip calls this as a hatchling hook. ``make`` calls it as a script, since pip looks at the front end only when it installs:
+pip calls this as a hatchling hook. ``make`` calls it as a script, since pip looks only when it installs:
 
     python hatch_build.py            build what is stale
     python hatch_build.py --check    say whether something is stale, and exit 1 if so

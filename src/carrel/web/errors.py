@@ -26,7 +26,7 @@ class NoSuchRun(LookupError):
 
 
 class BadRequest(ValueError):
-    """Something in the address or the form cannot be used; the message says what was wanted, ``name`` names the field."""
+    """Something in the address or the form cannot be used; the message says what was wanted, ``name`` which field."""
 
     def __init__(self, message: str, name: str = "") -> None:
         super().__init__(message)
@@ -86,7 +86,7 @@ _TROUBLES: dict[type[Exception], Trouble] = {
         503,
         "The queue is full",
         "What waits goes on.",
-        "Wait for some to finish or cancel one, then run again.",
+        "Let some finish or cancel one, then run again.",
         (_ATLAS,),
     ),
     CardError: Trouble(

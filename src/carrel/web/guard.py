@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# MathJax' fonts and plotly set styles; plotly's pictures are blobs. Scripts come from us alone, and none stands in a page.
+# MathJax' fonts and plotly set styles; plotly's pictures are blobs. Scripts come from us alone, none stands in a page.
 CONTENT_POLICY = (
     "default-src 'self'; script-src 'self'; worker-src 'self' blob:; img-src 'self' data: blob:; "
     "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"

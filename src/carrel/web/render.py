@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,14 @@ class Renderer:
         return self._env.get_template(template).render(context)
 
     def cards(
-        self, papers: Sequence[Paper], methods: dict[str, tuple[str, ...]], *, first: int = 1, terms: Sequence[str] = ()
+        self,
+        papers: Sequence[Paper],
+        methods: Mapping[str, tuple[str, ...]],
+        *,
+        first: int = 1,
+        terms: Sequence[str] = (),
     ) -> list[Markup]:
-        """The cards of a list, numbered from ``first``. A card is rendered once and kept until paper or methods change."""
+        """The cards of a list, numbered from ``first``; one is rendered again only when paper or methods changed."""
         marked = tuple(terms)
         return [
             Markup(self._kept(paper, methods.get(paper.key, ()), marked).replace(_NUMBER, str(place)))

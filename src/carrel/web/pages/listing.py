@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from carrel.papers.browse import DayList
-from carrel.papers.categories import BadExpression, parse_expression
+from carrel.papers.categories import parse_expression
 from carrel.web.calendar import Month, month_of
 from carrel.web.errors import BadRequest
 from carrel.web.pager import PER_PAGE, Pager
@@ -38,7 +38,7 @@ def arxiv(
     per: Annotated[int, Query(ge=1, le=500)] = PER_PAGE,
 ) -> Response:
     """A category-day, or a paper."""
-    if any(letter.isdigit() for letter in what) and not _known(what):
+    if any(letter.isdigit() for letter in what):  # no category has one, every id has
         return arxiv_paper(what, request, site)
     expression = parse_expression(what)
     if expression.text != what:
@@ -47,7 +47,7 @@ def arxiv(
     pager = Pager(len(listed.papers), page, per)
     shown = listed.papers[pager.start : pager.end]
     cards = site.render.cards(shown, listed.methods, first=pager.start + 1)
-    context = {"listed": listed, "cards": cards, "pager": pager, "address": f"/arxiv/{expression.text}"}
+    context: dict[str, Any] = {"listed": listed, "cards": cards, "pager": pager, "address": f"/arxiv/{expression.text}"}
     if request.headers.get("hx-request"):
         return site.render.page(request, "cards.html", **context)
     spoken = Counter(slug for slugs in listed.methods.values() for slug in slugs if slug in site.desk.catalogue)
@@ -68,14 +68,6 @@ def _month(site: Site, listed: DayList) -> Month | None:
         return None
     days = site.desk.browse.month(listed.expression.text, listed.day.year, listed.day.month)
     return month_of(listed.day, days)
-
-
-def _known(what: str) -> bool:
-    try:
-        parse_expression(what)
-    except BadExpression:
-        return False
-    return True
 
 
 def _asked(request: Request) -> str:
