@@ -14,7 +14,7 @@ _RULES = 1  # raised when matching changes, so that every link is made again
 _WORD = re.compile(r"[^\W_]+")
 _PART = re.compile(r"[\s\-‐-―]+")
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
-_GAP = r"[\s\-‐-―]+"
+_GAP = r"(?:(?!\n\n)[\s\-‐-―])+"  # a phrase does not reach from one paragraph into the next
 
 
 class Bridge:

@@ -29,7 +29,8 @@ def connect(where: str | Path) -> tuple[sa.Engine, Path | None]:
     """An engine whose tables are this version's, and the folder the database lies in (None for a server or memory).
 
     Args:
-        where: a file, a folder (then ``carrel.sqlite3`` in it), or an SQLAlchemy URL.
+        where: a file, a folder (where it is ``carrel.sqlite3``; a new path without an ending is one), or an SQLAlchemy
+            URL.
     Raises StoreError: the folder cannot be written, the file is no database, or a newer Carrel made it.
     """
     url, folder = _url(where)
@@ -67,7 +68,7 @@ def _url(where: str | Path) -> tuple[sa.URL, Path | None]:
         path = Path(str(url.database))
     else:
         path = Path(where)
-        if path.is_dir():
+        if path.is_dir() or not (path.suffix or path.exists()):
             path = path / "carrel.sqlite3"
     path = path.absolute()
     return sa.URL.create("sqlite", database=str(path)), path.parent

@@ -26,7 +26,8 @@ def open_store(where: str | Path, *, aliases: Mapping[str, Sequence[str]] | None
     """Open the papers kept at ``where``, making or migrating the tables as needed.
 
     Args:
-        where: a file, a folder (then ``carrel.sqlite3`` in it), or an SQLAlchemy URL such as ``sqlite://`` (memory).
+        where: a file, a folder (where it is ``carrel.sqlite3``; a new path without an ending is one), or an SQLAlchemy
+            URL such as ``sqlite://`` (memory).
         aliases: method slug to the phrases and keys it goes by; papers put in are linked to methods as they come.
     Raises StoreError (a ValueError): the folder cannot be written, the file is no database, a newer Carrel made it.
     """

@@ -136,6 +136,7 @@ class Lines:
             self.damage = (
                 f"{self.path.name}: its {self.packing} data {self._broke} at byte {self.consumed:,} of {self.size:,}, "
                 f"in line {number + 1:,}; every whole line before that was read"
+                + (", of which the last may be garbled" if self._broke == "is damaged" else "")
             )
         elif rest:
             yield _line(number + 1, rest, overlong)
