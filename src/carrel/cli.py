@@ -184,7 +184,8 @@ def run(
     """Run the experiment of a method: checks, verdict, tables and plots."""
     from carrel.atlas.catalogue import load_catalogue
     from carrel.atlas.console import print_parameters, print_result, show_progress
-    from carrel.desk import data_folder, open_runner
+    from carrel.atlas.runner import Runner
+    from carrel.folder import data_folder, runs_folder
 
     catalogue = load_catalogue()
     wants_help = any(word in ("--help", "-h") for word in context.args) or slug in (None, "--help", "-h")
@@ -198,12 +199,9 @@ def run(
     if html is not None and not html.absolute().parent.is_dir():
         raise ValueError(f"--html {html}: there is no folder {html.absolute().parent}")
     values = card.parse(_named(context.args, card), quick=quick)
-    runner = open_runner(data_folder(data), catalogue)
-    try:
+    with Runner(catalogue, cache=runs_folder(data_folder(data))) as runner:
         job = runner.submit(slug, values, seeds=seeds, quick=quick, fresh=fresh)
         show_progress(job, runner, quiet=as_json)
-    finally:
-        runner.close()
     if job.result is None:
         raise ValueError(f"{slug} did not finish: {job.error or job.state}")
     if html is not None:
@@ -211,7 +209,7 @@ def run(
 
         html.write_text(page(job.result, card), encoding="utf-8")
     if as_json:
-        _print_json(job.result.to_json())
+        print(job.result.text(), end="")
     else:
         print_result(job.result, card)
         if html is not None:

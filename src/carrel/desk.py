@@ -5,50 +5,19 @@ Everything a person can do, the command line and the site do through one `Desk`.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from platformdirs import user_data_path
-
 from carrel.atlas.catalogue import Catalogue, load_catalogue
 from carrel.atlas.runner import Runner
+from carrel.folder import data_folder, runs_folder
 from carrel.papers.browse import Browse
 from carrel.papers.ingest import ImportReport, import_file
 from carrel.papers.ingest.starter import starter_papers
 from carrel.papers.search import Index, open_index
 from carrel.papers.store import Store, open_store
-
-
-class DataFolderError(ValueError):
-    """The data folder cannot be used; the message says which and why."""
-
-
-def data_folder(wanted: Path | None = None) -> Path:
-    """The folder that holds everything of this desk: ``wanted``, else ``CARREL_DATA``, else the platform's place.
-
-    It is made if it is not there. Raises DataFolderError where it cannot be made or written.
-    """
-    folder = wanted or (Path(os.environ["CARREL_DATA"]) if os.environ.get("CARREL_DATA") else user_data_path("carrel"))
-    folder = folder.expanduser().absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataFolderError(
-            f"the data folder {folder} cannot be written ({reason}); name another with --data or CARREL_DATA"
-        ) from error
-    return folder
-
-
-def open_runner(data: Path, catalogue: Catalogue) -> Runner:
-    """The runner of experiments alone, for commands that need no papers."""
-    return Runner(catalogue, cache=data / "runs")
 
 
 @dataclass
@@ -109,4 +78,4 @@ def open_desk(data: Path | None = None) -> Desk:
     folder = data_folder(data)
     catalogue = load_catalogue()
     store = open_store(folder / "carrel.sqlite3", aliases=catalogue.aliases())
-    return Desk(folder, store, open_index(folder / "index"), catalogue, open_runner(folder, catalogue))
+    return Desk(folder, store, open_index(folder / "index"), catalogue, Runner(catalogue, cache=runs_folder(folder)))

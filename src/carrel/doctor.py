@@ -108,7 +108,8 @@ def _atlas() -> Iterator[Finding]:
 
 
 def _shelf(data: Path | None) -> Iterator[Finding]:
-    from carrel.desk import data_folder, open_desk
+    from carrel.desk import open_desk
+    from carrel.folder import data_folder
 
     folder = data_folder(data)
     free = shutil.disk_usage(folder).free / 2**30
