@@ -22,6 +22,7 @@ ALIASES = {
     "zh": ["线性注意力"],
     "mamba": ["Mamba"],
     "bare": [],
+    "dashes": ["", " ", "-", "--"],
     "both": ["linear recurrent unit"],
 }
 
@@ -55,6 +56,9 @@ def bridge() -> Bridge:
         ("一种线性注意力机制", {"zh"}),
         ("the MAMBA; mamba", {"mamba"}),
         ("", set()),
+        ("İ: Linear Recurrent Unit", {"lru", "both"}),  # a letter that becomes two when made small
+        ("İ: lru", set()),
+        ("ropes of RoPE", {"rope"}),
     ],
 )
 def test_phrases_are_whole_words_and_acronyms_keep_their_case(bridge: Bridge, text: str, slugs: set[str]) -> None:
@@ -155,4 +159,4 @@ def test_sixty_methods_cost_hardly_more_than_one() -> None:
             runs.append(time.perf_counter() - start)
         return min(runs)
 
-    assert seconds(many) < 4 * seconds(few) + 2e-5
+    assert seconds(many) < 4 * seconds(few) + 1e-4  # 0.11 ms against 0.06 here; one expression a phrase takes 10 ms
