@@ -57,6 +57,8 @@ def run(*, seed, size):
 class Workshop:
     """A folder of cards and experiments that a test fills."""
 
+    card = CARD
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("cards", "experiments", "results"):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from carrel.atlas.parts import number
+
+_FAR = 1e150  # beyond this a value is as good as infinite: squares and ranges overflow
+_SAME = 1e-12  # a range narrower than this share of its ends is a point
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +24,11 @@ class Axis:
     @classmethod
     def over(cls, values: Iterable[float], log: bool) -> Axis | None:
         """The axis that shows all these values; those it cannot show are left out. None if nothing is left."""
-        shown = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+        shown = [value for value in values if _shows(value, log)]
         if not shown:
             return None
         low, high = min(shown), max(shown)
-        if low == high:
+        if high - low <= _SAME * max(abs(low), abs(high)):
             pad = 2.0 if log else (abs(low) * 0.1 or 1.0)
             return cls(low / pad, high * pad, log) if log else cls(low - pad, high + pad, log)
         return cls(low, high, log)
@@ -40,7 +44,7 @@ class Axis:
 
     def place(self, value: float) -> float:
         """0 at ``low``, 1 at ``high``; NaN for what the axis cannot show."""
-        if not math.isfinite(value) or (self.log and value <= 0):
+        if not _shows(value, self.log):
             return math.nan
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
@@ -55,7 +59,10 @@ class Axis:
             # all in one spelling: plain while every one is short, powers of ten otherwise
             short = all(1e-3 <= value <= 1e4 for value in values)
             return [(value, number(value) if short or value in (1, 10) else _power(value)) for value in values]
-        return [(value, number(value)) for value in values]
+        # neighbours must not read the same
+        gap = min((b - a for a, b in pairwise(values)), default=0.0)
+        digits = 4 if gap <= 0 else max(4, math.ceil(math.log10(max(map(abs, values)) / gap)) + 2)
+        return [(value, number(value, digits)) for value in values]
 
     def _decades(self, wanted: int) -> list[float]:
         first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
@@ -67,12 +74,17 @@ class Axis:
 
     def _even(self, wanted: int) -> list[float]:
         rough = (self.high - self.low) / max(1, wanted)
-        power = 10.0 ** math.floor(math.log10(rough))
+        exponent = math.floor(math.log10(rough))
+        power = 10.0**exponent
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         # a tick is a whole multiple of the step: rounding keeps 0.30000000000000004 away
-        return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
+        return [float(f"{k * step:.{max(0, -exponent)}f}") for k in range(first, last + 1)]
+
+
+def _shows(value: float, log: bool) -> bool:
+    return abs(value) < _FAR and (value > 1 / _FAR or not log)  # false for NaN
 
 
 def _is_power(value: float) -> bool:

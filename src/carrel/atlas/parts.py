@@ -156,10 +156,10 @@ def number(value: float | None, digits: int = 4) -> str:
     if 1e-3 <= abs(value) < 1e6:
         text = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
         return text.replace("-", "−")
-    mantissa, exponent = f"{value:.{min(digits, 3) - 1}e}".split("e")
+    mantissa, exponent = f"{value:.{max(1, digits - 2)}e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return (power if mantissa == "1" else f"{mantissa}·{power}").replace("-", "−")
+    return {"1": power, "-1": f"−{power}"}.get(mantissa, f"{mantissa}·{power}".replace("-", "−"))
 
 
 def short(value: float) -> float:

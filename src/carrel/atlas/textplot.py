@@ -41,7 +41,7 @@ def plot(curve: Curve, *, width: int = 80, height: int = 10) -> Text:
             k = labels[row]
             line.append(f" {names[k]}", style=STYLES[k % len(STYLES)])
         lines.append(line)
-    lines += _foot(across, columns, margin + 2, curve.x_label)
+    lines += _foot(across, columns, width, margin + 2, curve.x_label)
     return Text("\n").join(lines)
 
 
@@ -104,11 +104,12 @@ def _ends(curve: Curve, names: list[str], height: int, up: Axis) -> dict[int, in
     return taken
 
 
-def _foot(across: Axis, columns: int, margin: int, label: str) -> list[Text]:
-    rule, texts, at = ["─"] * columns, [" "] * (columns + 8), -1
+def _foot(across: Axis, columns: int, width: int, margin: int, label: str) -> list[Text]:
+    room = width - margin - 1  # a text may stand out beyond the last column
+    rule, texts, at = ["─"] * columns, [" "] * room, -1
     for value, text in across.ticks(max(2, columns // 12)):
         column = min(columns - 1, max(0, round(across.place(value) * (columns * 2 - 1)) // 2))
-        start = max(0, min(column - len(text) // 2, columns + 8 - len(text)))
+        start = max(0, min(column - len(text) // 2, room - len(text)))
         if start <= at:
             continue
         rule[column] = "┬"
