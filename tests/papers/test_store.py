@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from carrel.papers import database
 from carrel.papers.database import StoreError
 from carrel.papers.model import Paper, PaperNotFound
 from carrel.papers.store import Counts, Store, open_store
@@ -217,6 +219,35 @@ def test_reading_does_not_wait_for_a_writer(store: Store) -> None:
         with store.begin() as reader:
             assert reader.count() == 1
         assert writer.count() == 2
+
+
+def test_what_is_known_is_put_without_waiting_for_a_writer(store: Store) -> None:
+    put(store, FULL)
+    with store.begin() as writer:
+        writer.put([listed(1, 2, "cs.LG")])
+        assert put(store, FULL) == Counts(unchanged=1)
+
+
+def test_reading_and_then_writing_in_one_transaction_survives_another_writer(store: Store) -> None:
+    with store.begin() as papers:
+        assert papers.count() == 0
+        put(store, FULL)
+        assert papers.put([listed(1, 2, "cs.LG")]) == Counts(new=1)
+        assert papers.count() == 2
+
+
+def test_a_database_that_stays_locked_is_told_in_one_sentence(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE", 2)
+    with store._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 10")  # the pool gives this connection out again
+        other = sqlite3.connect(tmp_path / "carrel.sqlite3")
+        other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match=r"carrel\.sqlite3 cannot be used: another program is writing to it"):
+        put(store, FULL)
+    other.close()
+    assert put(store, FULL) == Counts(new=1)
 
 
 def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:

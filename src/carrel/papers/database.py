@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ _PRAGMAS = (
     "PRAGMA cache_size = -16000",
     "PRAGMA temp_store = MEMORY",
 )
+
+
+_PATIENCE = 6  # how often a writer waits those five seconds
 
 
 class StoreError(ValueError):
@@ -56,8 +61,36 @@ def connect(where: str | Path) -> tuple[sa.Engine, Path | None]:
 
 def begin(connection: sa.Connection, *, writing: bool) -> None:
     """Begin a transaction; a writer waits here for other writers, where waiting is safe, not at its first write."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    if connection.dialect.name != "sqlite":
+        return
+    if not writing:
+        connection.exec_driver_sql("BEGIN")
+        return
+    for attempt in range(_PATIENCE):
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except sa.exc.OperationalError as error:
+            if not _busy(error) or attempt == _PATIENCE - 1:
+                raise
+        else:
+            return
+
+
+@contextmanager
+def plainly(engine: sa.Engine) -> Iterator[None]:
+    """Turn what the database refuses into one sentence."""
+    try:
+        yield
+    except sa.exc.DatabaseError as error:
+        if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError):
+            raise  # our mistake, not the database's state
+        name = engine.url.database or engine.url
+        reason = "another program is writing to it; try again when that is done" if _busy(error) else error.orig
+        raise StoreError(f"the store {name} cannot be used: {reason}") from error
+
+
+def _busy(error: sa.exc.DatabaseError) -> bool:
+    return "locked" in str(error.orig)
 
 
 def _url(where: str | Path) -> tuple[sa.URL, Path | None]:

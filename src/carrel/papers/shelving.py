@@ -76,6 +76,11 @@ def shelve(connection: sa.Connection, records: Iterable[Record], bridge: Bridge 
     return total
 
 
+def is_known(connection: sa.Connection, records: Sequence[Record]) -> bool:
+    """Whether putting these records would change nothing."""
+    return all(_Batch(connection, piece, None).is_known() for piece in pieces(records))
+
+
 class _Batch:
     """One batch of records against what is known of their papers."""
 
@@ -90,6 +95,11 @@ class _Batch:
         self.moved: list[dict[str, Any]] = []  # same text, later as_of: the cheapest change
         self.changed: dict[str, dict[str, _Source]] = {}  # key -> the sources that changed, where more than as_of did
         self.counts = Counts()
+
+    def is_known(self) -> bool:
+        for key, sources in self.groups.items():
+            self._compare(key, sources)
+        return not self.moved and not self.changed
 
     def write(self) -> Counts:
         for key, sources in self.groups.items():

@@ -47,9 +47,12 @@ class Store:
     def begin(self) -> Iterator[Papers]:
         """One transaction: kept at the end, undone on an error.
 
-        Reading never waits for a writer. The first change waits for other writers, up to five seconds.
+        Reading never waits for a writer. The first change waits for other writers, up to half a minute; what was read
+        before it may have changed by then.
+
+        Raises StoreError (a ValueError): the database refuses: locked for too long, disk full, file damaged.
         """
-        with self._engine.connect() as connection:
+        with database.plainly(self._engine), self._engine.connect() as connection:
             papers = Papers(connection, self)
             try:
                 yield papers
@@ -69,7 +72,8 @@ class Papers:
     def __init__(self, connection: sa.Connection, store: Store) -> None:
         self._connection = connection
         self._store = store
-        self._began = False
+        self._reading = False
+        self._writing = False
 
     def get(self, key: str) -> Paper:
         """The paper of this key. Raises PaperNotFound."""
@@ -93,7 +97,10 @@ class Papers:
         The end state depends on the set of papers put, not on their order; putting again what is known changes nothing.
         Raises ValueError for an instant without a time zone.
         """
-        return self.put_records(Record.of(p) for p in papers)
+        records = [Record.of(p) for p in papers]
+        if not self._writing and shelving.is_known(self._read_only(), records):
+            return Counts(unchanged=len({r.key for r in records}))  # without waiting for any writer
+        return self.put_records(records)
 
     def put_records(self, records: Iterable[Record]) -> Counts:
         """`put` for records that are cleaned only where they can matter."""
@@ -190,8 +197,7 @@ class Papers:
 
     def methods_of(self, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The methods that each of these papers speaks of; papers that speak of none are left out."""
-        self._begin(writing=False)
-        return shelving.methods_of(self._connection, list(keys))
+        return shelving.methods_of(self._read_only(), list(keys))
 
     def speaking_of(self, slug: str, *, limit: int = 20) -> list[Paper]:
         """The papers that speak of a method, newest first."""
@@ -221,8 +227,7 @@ class Papers:
         """
         bridge = Bridge(aliases)
         self._store._bridge = bridge
-        self._begin(writing=False)
-        if shelving.stored_digest(self._connection) == bridge.digest:
+        if shelving.stored_digest(self._read_only()) == bridge.digest:
             return 0
         return shelving.relink(self._write(), bridge)
 
@@ -252,17 +257,21 @@ class Papers:
         return [(row[0], row[1]) for row in rows]
 
     def _read(self, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> Any:
-        self._begin(writing=False)
-        return self._connection.execute(query, values)
+        return self._read_only().execute(query, values)
 
-    def _write(self) -> sa.Connection:
-        self._begin(writing=True)
+    def _read_only(self) -> sa.Connection:
+        if not self._reading:
+            database.begin(self._connection, writing=False)
+            self._reading = True
         return self._connection
 
-    def _begin(self, *, writing: bool) -> None:
-        if not self._began:
-            database.begin(self._connection, writing=writing)
-            self._began = True
+    def _write(self) -> sa.Connection:
+        if not self._writing:
+            if self._reading:
+                self._connection.rollback()  # SQLite cannot turn a reader into a writer once another has written
+            database.begin(self._connection, writing=True)
+            self._reading = self._writing = True
+        return self._connection
 
 
 def _expression(expression: Expression) -> CategoryExpression | None:
