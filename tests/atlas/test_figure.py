@@ -40,13 +40,17 @@ def test_a_figure_says_its_axes_with_units_and_names_its_lines_at_their_ends():
 
 
 def test_points_stand_where_the_axes_say():
-    drawing = svg(curve(Series("", (0.0, 10.0), ((0.0, 5.0),))), width=600, height=300)
-    root = ElementTree.fromstring(drawing)
+    root = ElementTree.fromstring(svg(curve(Series("", (0.0, 10.0), ((1.0, 4.0),))), width=600, height=300))
     dots = [(float(e.get("cx")), float(e.get("cy"))) for e in root.iter() if e.tag.endswith("circle")]
-    marks = {e.text: (float(e.get("x")), float(e.get("y"))) for e in root.iter() if e.tag.endswith("text") and e.text}
-    assert dots[0][0] == pytest.approx(marks["0"][0], abs=1) or dots[0][1] == pytest.approx(marks["0"][1] - 4, abs=1)
-    assert dots[1][0] == pytest.approx(marks["10"][0], abs=0.2)
-    assert dots[0][1] > dots[1][1]
+    marks = {
+        (e.get("text-anchor"), e.text): (float(e.get("x")), float(e.get("y")))
+        for e in root.iter()
+        if e.tag.endswith("text")
+    }
+    assert dots[0][0] == pytest.approx(marks["middle", "0"][0], abs=0.2)
+    assert dots[1][0] == pytest.approx(marks["middle", "10"][0], abs=0.2)
+    assert dots[0][1] == pytest.approx(marks["end", "1"][1] - 4, abs=0.2)  # a text's foot is 4 below its rule
+    assert dots[1][1] == pytest.approx(marks["end", "4"][1] - 4, abs=0.2)
 
 
 def test_the_range_of_the_seeds_is_a_band_and_one_seed_has_none():

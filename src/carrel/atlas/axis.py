@@ -44,11 +44,13 @@ class Axis:
 
     def place(self, value: float) -> float:
         """0 at ``low``, 1 at ``high``; NaN for what the axis cannot show."""
-        if not _shows(value, self.log):
+        if not math.isfinite(value) or (self.log and value <= 0):
             return math.nan
         if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+            place = (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        else:
+            place = (value - self.low) / (self.high - self.low)
+        return place if -0.5 <= place <= 1.5 else math.nan  # far off: one of those that were left out
 
     def ticks(self, wanted: int) -> list[tuple[float, str]]:
         """About ``wanted`` round values within the range, with their texts."""

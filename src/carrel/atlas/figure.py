@@ -32,8 +32,8 @@ def svg(curve: Curve, *, width: int = 640, height: int = 280, thumbnail: bool = 
     head = f'<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg"'
     if thumbnail:
         head += ' preserveAspectRatio="none" aria-hidden="true">'
-        body = "".join(_line(k, s, _Frame(axes, 2, 3, width - 2, height - 3), True) for k, s in _numbered(curve))
-        return f"{head}{body if axes else ''}</svg>"
+        frame = _Frame(axes, 2, 3, width - 2, height - 3) if axes else None
+        return head + "".join(_line(k, s, frame, True) for k, s in _numbered(curve) if frame) + "</svg>"
     head += f' role="img" aria-label="{title}: {escape(curve.y_label)} against {escape(curve.x_label)}">'
     if axes is None:
         nothing = _text(width / 2, height / 2, "nothing to draw: no finite values", "middle")
@@ -97,7 +97,7 @@ def plotly(curve: Curve) -> dict[str, Any]:
 class _Frame:
     """The rectangle that the lines live in, and the way from values to its points."""
 
-    def __init__(self, axes: tuple[Axis, Axis] | None, left: float, top: float, right: float, bottom: float) -> None:
+    def __init__(self, axes: tuple[Axis, Axis], left: float, top: float, right: float, bottom: float) -> None:
         self.left, self.top, self.right, self.bottom = left, top, max(right, left + 20), bottom
         self._axes = axes
 
@@ -106,15 +106,12 @@ class _Frame:
         return self.right - self.left
 
     def x(self, value: float) -> float:
-        assert self._axes is not None
         return self.left + self._axes[0].place(value) * self.width
 
     def y(self, value: float) -> float:
-        assert self._axes is not None
         return self.bottom - self._axes[1].place(value) * (self.bottom - self.top)
 
     def ticks_x(self, wanted: int) -> list[tuple[float, str]]:
-        assert self._axes is not None
         return self._axes[0].ticks(wanted)
 
 
