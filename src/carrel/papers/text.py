@@ -66,7 +66,9 @@ def plain(text: str) -> str:
 
 
 def _collapsed(text: str) -> str:
-    text = _BLANKS.sub(" ", text).strip()
+    if "  " in text or not text.isprintable():  # the blank is the only printable one
+        text = _BLANKS.sub(" ", text)
+    text = text.strip()
     return _AROUND_BREAK.sub("\n\n", text) if "\n" in text else text
 
 
