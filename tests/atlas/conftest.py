@@ -58,6 +58,7 @@ class Workshop:
     """A folder of cards and experiments that a test fills."""
 
     card = CARD
+    good = GOOD
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

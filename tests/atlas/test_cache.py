@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 
 from carrel.atlas.cache import ResultCache, cache_key, code_version, cores, machine, versions, write_whole
-from carrel.atlas.committed import refresh, write_committed
 from carrel.atlas.report import Report, Result
 
 
@@ -83,25 +81,3 @@ def test_facts_about_the_machine_name_no_host():
     assert machine().endswith(("core", "cores"))
     assert os.uname().nodename not in machine()
     assert {"carrel", "python", "numpy"} <= set(versions())
-
-
-def test_a_result_is_committed_only_if_it_is_whole_and_its_checks_hold(tmp_path, result):
-    path = write_committed(result, tmp_path)
-    assert path.name == "made-up.json"
-    assert Result.from_json(path.read_text()).to_json() == result.to_json()
-    with pytest.raises(ValueError, match="made-up: a quick result is not committed"):
-        write_committed(replace(result, quick=True), tmp_path)
-    (check,) = result.checks
-    with pytest.raises(ValueError, match="made-up: checks do not hold: one"):
-        write_committed(replace(result, checks=(replace(check, low=2.0),)), tmp_path)
-
-
-def test_refresh_writes_the_results_that_the_catalogue_then_shows(workshop, tmp_path):
-    workshop.add("made-up")
-    workshop.add("other")
-    written = refresh(["made-up"], cache=tmp_path / "cache", catalogue=workshop.catalogue)
-    assert [path.name for path in written] == ["made-up.json"]
-    assert workshop.catalogue.result("made-up").checks[0].values == (4.0, 5.0, 6.0)
-    workshop.add("other", "def run(*, seed, size):\n    raise ValueError('no')\n")
-    with pytest.raises(RuntimeError, match="other failed with seed 0: no"):
-        refresh(cache=tmp_path / "cache", catalogue=workshop.catalogue)

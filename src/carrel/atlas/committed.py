@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from carrel.atlas.cache import write_whole
-from carrel.atlas.catalogue import Catalogue, load_catalogue
-from carrel.atlas.report import Result
-from carrel.atlas.runner import Runner
+from carrel.atlas.result import Result
 
 
 def write_committed(result: Result, folder: Path) -> Path:
@@ -21,19 +18,3 @@ def write_committed(result: Result, folder: Path) -> Path:
     path = folder / f"{result.slug}.json"
     write_whole(path, result.text())
     return path
-
-
-def refresh(slugs: Iterable[str] = (), *, cache: Path, catalogue: Catalogue | None = None) -> list[Path]:
-    """Run methods anew (all by default, three seeds, full form) and write their committed results.
-
-    Raises RuntimeError if one does not finish, ValueError if a check of one does not hold; those before it are written.
-    """
-    catalogue = catalogue or load_catalogue()
-    written = []
-    with Runner(catalogue, cache=cache) as runner:
-        for slug in tuple(slugs) or tuple(catalogue):
-            job = runner.wait(runner.submit(slug, fresh=True))
-            if job.result is None:
-                raise RuntimeError(f"{job.error or slug + ' was ' + job.state}\n{job.log}".rstrip())
-            written.append(write_committed(job.result, catalogue.results))
-    return written
