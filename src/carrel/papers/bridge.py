@@ -65,7 +65,7 @@ class Bridge:
         """
         found = set(self._by_key.get(paper.key, ()))
         if self._by_word or self._unworded:
-            found |= self.spoken(plain(f"{paper.title}\n\n{paper.abstract or paper.remark}"))
+            found |= self.spoken(f"{plain(paper.title)}\n\n{plain(paper.abstract or paper.remark)}")
         return frozenset(found)
 
     def spoken(self, text: str) -> set[str]:
