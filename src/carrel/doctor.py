@@ -128,10 +128,12 @@ def _shelf(data: Path | None) -> Iterator[Finding]:
 def print_findings(findings: list[Finding]) -> None:
     """The findings as a table, a mark and a word each."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
         mark = "[green]✓ well[/]" if finding.well else "[red]✗ look[/]"
-        table.add_row(mark, finding.name, finding.seen + (f"\n→ {finding.advice}" if finding.advice else ""))
+        advice = f"\n→ {finding.advice}" if finding.advice else ""
+        table.add_row(mark, escape(finding.name), escape(finding.seen + advice))
     Console().print(table)

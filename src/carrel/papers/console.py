@@ -70,10 +70,13 @@ def print_found(found: SearchView) -> None:
         console.print("Nothing was found. Fewer or other words may help; author:NAME, cat:cs.LG and year:2023 narrow.")
         return
     console.print(f"[dim]{found.total:,} found[/]")
+    table = Table.grid(padding=(0, 2, 1, 0))
+    table.add_column(justify="right", style="dim")
+    table.add_column()
     for number, paper in enumerate(found.papers, 1):
         when = paper.announced or (paper.submitted.date() if paper.submitted else paper.year) or ""
         authors = ", ".join(paper.authors[:3]) + (" et al." if len(paper.authors) > 3 else "")
-        console.print(f"\n[bold]{number:>3}  {escape(paper.title)}[/]")
-        console.print(f"     [dim]{escape(authors)} · {when} · {escape(paper.arxiv_id or paper.key)}[/]")
-        for slug in found.methods.get(paper.key, ()):
-            console.print(f"     [cyan]▸ carrel run {slug}[/]")
+        about = f"{authors} · {when} · {paper.arxiv_id or paper.key}"
+        methods = "".join(f"\n[cyan]▸ carrel run {slug}[/]" for slug in found.methods.get(paper.key, ()))
+        table.add_row(str(number), f"[bold]{escape(paper.title)}[/]\n[dim]{escape(about)}[/]{methods}")
+    console.print(table)
