@@ -43,12 +43,14 @@ async function draw(figure: HTMLElement): Promise<void> {
   const drawing = figure.querySelector<HTMLElement>(".drawing");
   if (!drawing) return;
   const plotly = await load();
-  const wanted = dress(read(figure), drawing);
+  const before = figure.querySelector<HTMLElement>(".plot") ?? drawing;
+  const height = Math.max(before.getBoundingClientRect().height, 200);
+  const wanted = dress(read(figure), drawing, height);
   let at = figure.querySelector<HTMLElement>(".plot");
   if (!at) {
     at = document.createElement("div");
     at.className = "plot";
-    at.style.height = `${Math.max(drawing.getBoundingClientRect().height, 200)}px`; // so that nothing jumps
+    at.style.height = `${height}px`; // so that nothing jumps
     drawing.after(at);
     drawing.hidden = true;
     figure.setAttribute("data-drawn", "");
@@ -62,7 +64,7 @@ async function draw(figure: HTMLElement): Promise<void> {
 }
 
 /** The page's colours and type on a figure: one hue of the family for the first line, quiet ones after it. */
-function dress(figure: Figure, at: HTMLElement): Figure {
+function dress(figure: Figure, at: HTMLElement, height: number): Figure {
   const ink = colour(at, "--ink"), quiet = colour(at, "--quiet"), line = colour(at, "--line"), sheet = colour(at, "--sheet");
   const hues = [1, 2, 3, 4, 5, 6].map((n) => colour(at, `--series-${n}`));
   const font = { family: getComputedStyle(document.body).getPropertyValue("--sans"), size: 12, color: quiet };
@@ -71,7 +73,7 @@ function dress(figure: Figure, at: HTMLElement): Figure {
     return {
       ...own,
       gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, ticks: "outside", ticklen: 4,
-      automargin: true, showline: true, zeroline: false, color: quiet, fixedrange: false,
+      tickfont: { ...font }, title: { ...(own.title as object), font: { ...font }, standoff: 6 }, automargin: true, showline: true, zeroline: false, color: quiet, fixedrange: false,
       ...(own.type === "log" ? { dtick: own.dtick ?? undefined, exponentformat: "power", minor: { showgrid: false } } : {}),
     };
   };
@@ -87,13 +89,14 @@ function dress(figure: Figure, at: HTMLElement): Figure {
     return {
       ...trace,
       line: { ...lines, width: filled ? 0 : (lines.width ?? 2.2), color: own },
-      marker: { ...marks, color: own, size: marks.size ?? 6 },
+      marker: { ...marks, color: own, size: marks.size ?? 5 },
       ...(filled ? { fillcolor: faint(own) } : {}),
     };
   });
   const named = data.filter((trace) => trace.name && trace.showlegend !== false);
   const several = named.length > 1;
-  const ends = several ? endLabels(named, figure.layout, font) : [];
+  const box = at.parentElement?.getBoundingClientRect();
+  const ends = several ? endLabels(named, figure.layout, font, box?.width ?? 0, height - 50) : [];
   const widest = Math.max(0, ...ends.map((label) => label.text.length)) * 6.4;
   return {
     data,
@@ -120,10 +123,16 @@ interface Label extends Record<string, unknown> {
   text: string;
 }
 
-/** Names at the ends of their lines, where they do not run into each other; otherwise none, and a legend serves. */
-function endLabels(traces: (Trace & Record<string, unknown>)[], layout: Record<string, unknown>, font: Record<string, unknown>): Label[] {
+/** Names at the ends of their lines, pushed apart where ends are close; none where there is no room for them. */
+function endLabels(
+  traces: (Trace & Record<string, unknown>)[],
+  layout: Record<string, unknown>,
+  font: Record<string, unknown>,
+  width: number,
+  height: number,
+): Label[] {
   const scale = (axis: unknown, value: number): number => ((axis as { type?: string } | undefined)?.type === "log" ? Math.log10(value) : value);
-  const places: { x: number; y: number; trace: Trace & Record<string, unknown> }[] = [];
+  const places: { y: number; trace: Trace & Record<string, unknown> }[] = [];
   const heights: number[] = [];
   for (const trace of traces) {
     let last: { x: number; y: number } | undefined;
@@ -135,16 +144,22 @@ function endLabels(traces: (Trace & Record<string, unknown>)[], layout: Record<s
       heights.push(point.y);
       if (!last || point.x >= last.x) last = point;
     });
-    if (last) places.push({ ...last, trace });
+    if (last) places.push({ y: last.y, trace });
   }
-  const room = (Math.max(...heights) - Math.min(...heights)) * 0.08;
-  const ys = places.map((place) => place.y).sort((a, b) => a - b);
-  const longest = Math.max(...places.map((place) => place.trace.name?.length ?? 0));
-  if (places.length > 5 || longest > 26 || ys.some((y, index) => index > 0 && y - (ys[index - 1] ?? 0) < room)) return [];
-  return places.map(({ x, y, trace }) => ({
-    x, y, text: trace.name ?? "", showarrow: false, xanchor: "left", xshift: 7,
-    font: { ...font, color: (trace.line as { color?: string }).color },
-  }));
+  const longest = Math.max(...places.map((place) => place.trace.name?.length ?? 0)) * 6.4;
+  if (places.length * 15 > height || longest > 0.4 * width) return [];
+  const most = Math.max(...heights), least = Math.min(...heights);
+  const pixels = (height / 1.1) / (most - least || 1); // plotly leaves a twentieth free on either side
+  places.sort((a, b) => b.y - a.y);
+  let floor = Infinity; // in pixels above the lowest value; labels are set from the top down
+  return places.map(({ y, trace }) => {
+    const wanted = (y - least) * pixels;
+    floor = Math.min(wanted, floor - 15);
+    return {
+      xref: "paper", x: 1, y, text: trace.name ?? "", showarrow: false, xanchor: "left", xshift: 4, yshift: floor - wanted,
+      font: { ...font, color: (trace.line as { color?: string }).color },
+    };
+  });
 }
 
 /** A custom property as a plain colour; light-dark() is resolved by letting the browser paint with it. */
@@ -167,9 +182,9 @@ async function picture(figure: HTMLElement): Promise<void> {
   const at = figure.querySelector<HTMLElement>(".plot");
   if (!at) return;
   const plotly = await load();
-  const wanted = dress(read(figure), at);
+  const wanted = dress(read(figure), at, 540);
   // a picture travels alone: it carries its title and a ground
-  const layout = { ...wanted.layout, paper_bgcolor: colour(at, "--sheet"), margin: { l: 70, r: 30, t: 70, b: 60 }, title: { text: caption(figure), x: 0.02, font: { size: 15 } } };
+  const layout = { ...wanted.layout, paper_bgcolor: colour(at, "--sheet"), margin: { ...(wanted.layout.margin as object), l: 70, t: 70, b: 60 }, title: { text: caption(figure), x: 0.02, font: { size: 15 } } };
   const room = document.createElement("div");
   await plotly.react(room, wanted.data, layout, { staticPlot: true });
   await plotly.downloadImage(room, { format: "png", width: 960, height: 540, scale: 2, filename: name(figure) });

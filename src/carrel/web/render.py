@@ -64,6 +64,7 @@ class Renderer:
             long_day=words.long_day,
             month=words.month,
             number=_cell,
+            rough=lambda value: number(float(f"{value:.2g}")),
             short_day=words.short_day,
             span=words.span,
             tex=typeset,
