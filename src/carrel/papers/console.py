@@ -38,10 +38,10 @@ def importing(*, quiet: bool = False) -> Iterator[Callable[[ImportProgress], Non
 
 def print_import(reports: Sequence[ImportReport]) -> None:
     """One row a file: read, new, updated, unchanged, rejected, and how fast."""
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("file")
     table.add_column("format")
-    for name in ("read", "new", "updated", "unchanged", "rejected", "seconds", "records/s"):
+    for name in ("read", "new", "updated", "unchanged", "rejected", "s", "read/s"):
         table.add_column(name, justify="right")
     for report in reports:
         counts = (report.read, report.new, report.updated, report.unchanged, report.rejected)
