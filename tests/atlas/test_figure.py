@@ -9,7 +9,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carrel.atlas.axis import Axis
@@ -135,6 +135,7 @@ def test_a_line_of_many_points_is_thinned_but_keeps_its_peaks():
 finite = st.floats(allow_nan=True, allow_infinity=True)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(finite, finite, finite), min_size=1, max_size=20),
     st.sampled_from(["", "x", "y", "xy"]),
@@ -150,6 +151,7 @@ def test_any_numbers_make_a_well_formed_figure_in_every_form(points, log, thumbn
     assert all(len(line) <= 80 for line in plot(drawn, width=80).plain.splitlines())
 
 
+@settings(deadline=None)
 @given(st.floats(-1e12, 1e12), st.floats(1e-9, 1e12), st.booleans(), st.integers(2, 8))
 def test_ticks_are_within_the_range_few_and_rising(low, span, log, wanted):
     axis = Axis.over([abs(low) + 1e-9, abs(low) + span + 1e-9] if log else [low, low + span], log)

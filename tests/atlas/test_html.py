@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from carrel.atlas.html import LabMissing, page
+from carrel.atlas.html import LabMissing, _data, page
 from carrel.atlas.report import Report, Result
 
 pytest.importorskip("plotly", reason='needs the extra "lab"')
@@ -62,6 +62,7 @@ def test_every_text_is_escaped(workshop):
 def test_the_figures_data_are_json_without_unknown_numbers(workshop):
     workshop.add("made-up")
     html = page(result(EVIL), workshop.catalogue["made-up"])
+    assert not set("<>&") & set(_data({"text": EVIL}))
     (data,) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
     figure = json.loads(data, parse_constant=lambda name: pytest.fail(name))
     assert figure["data"][-1]["name"] == "b"

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carrel.atlas.report import Check, Report, ReportError, Result, listening, number, progress
@@ -183,6 +183,7 @@ def test_json_has_the_promised_shape_and_brings_everything_back():
     assert Result.from_json(result.text().encode()).text() == result.text()
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(), min_size=1, max_size=5), st.lists(st.floats(), min_size=1, max_size=5))
 def test_any_numbers_survive_a_round_trip(values, ys):
     made = Report("x")

@@ -174,6 +174,28 @@ def run(*, seed, size):
     until(lambda: gone(child) or "zombie" in Path(f"/proc/{child}/status").read_text(), 5)
 
 
+def test_a_process_that_slipped_away_with_the_worker_s_pipes_does_not_hang_us(workshop, runner_of, tmp_path):
+    workshop.add(
+        "slippery",
+        f"""
+import subprocess, sys, time
+def run(*, seed, size):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], start_new_session=True)
+    open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+    progress(0.5)
+    time.sleep(600)
+""",
+    )
+    runner = runner_of()
+    job = runner.submit("slippery")
+    until(lambda: job.fraction > 0)
+    runner.cancel(job.id)
+    try:
+        assert runner.wait(job, timeout=10).state == "cancelled"
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
 def test_an_experiment_that_raises_fails_with_one_sentence_and_keeps_the_traceback(workshop, runner_of):
     workshop.add("bad", "def run(*, seed, size):\n    raise ValueError('heads must divide dim,\\ngot 3 and 10')\n")
     workshop.add("good")

@@ -134,21 +134,25 @@ class WorkerProcess:
         self._process.wait()
         for reader in self._readers:
             reader.join(timeout=2)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+
+    # Each reader closes its own pipe, at its end: a process that left the group may hold the other end for long.
 
     def _read_events(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._events.put(json.loads(line))
+        with self._process.stdout as pipe:
+            for line in pipe:
+                if line.endswith(b"\n"):  # else it died in the middle of it
+                    self._events.put(json.loads(line))
         self._events.put(None)
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
-        while line := self._process.stderr.readline(4096):
-            self._tail.append(line.decode(errors="replace"))
+        with self._process.stderr as pipe:
+            while line := pipe.readline(4096):
+                self._tail.append(line.decode(errors="replace"))
 
 
 def _environment() -> dict[str, str]:
