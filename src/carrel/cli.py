@@ -196,8 +196,12 @@ def run(
     if wants_help:
         print_parameters(card)
         return 0
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ValueError(f"--html {html}: there is no folder {html.absolute().parent}")
+    if html is not None:
+        from carrel.atlas.html import page, plotly_source
+
+        plotly_source()  # what the page will need is asked for before the run, not after it
+        if not html.absolute().parent.is_dir():
+            raise ValueError(f"--html {html}: there is no folder {html.absolute().parent}")
     values = card.parse(_named(context.args, card), quick=quick)
     with Runner(catalogue, cache=runs_folder(data_folder(data))) as runner:
         job = runner.submit(slug, values, seeds=seeds, quick=quick, fresh=fresh)
@@ -205,8 +209,6 @@ def run(
     if job.result is None:
         raise ValueError(f"{slug} did not finish: {job.error or job.state}")
     if html is not None:
-        from carrel.atlas.html import page
-
         html.write_text(page(job.result, card), encoding="utf-8")
     if as_json:
         print(job.result.text(), end="")
