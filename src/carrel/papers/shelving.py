@@ -274,6 +274,7 @@ def relink(connection: sa.Connection, bridge: Bridge) -> int:
             connection.execute(sa.delete(paper_method).where(paper_method.c.key.in_(stale)))
             if rows := [row for key in stale for row in wanted[key]]:
                 connection.execute(sa.insert(paper_method), rows)
+            connection.execute(sa.insert(index_outbox), [{"key": key} for key in stale])  # method: is searched, too
     remember(connection, ALIASES, bridge.digest)
     return changed
 

@@ -49,7 +49,7 @@ def clean(text: str, *, one_line: bool = False) -> str:
         return _collapsed(text)
     pieces = []
     for piece, is_math in segments(text):
-        pieces.append(piece.replace("\n\n", " ") if is_math else _BLANKS.sub(" ", accents_decoded(piece)))
+        pieces.append(piece.replace("\n\n", " ") if is_math else _single_blanks(accents_decoded(piece)))
     return unicodedata.normalize("NFC", _AROUND_BREAK.sub("\n\n", "".join(pieces)).strip())
 
 
@@ -65,10 +65,14 @@ def plain(text: str) -> str:
     return _collapsed("".join(pieces))
 
 
+def _single_blanks(text: str) -> str:
+    if "  " in text or not text.replace("\n", "").isprintable():  # the blank is the only printable one
+        return _BLANKS.sub(" ", text)
+    return text
+
+
 def _collapsed(text: str) -> str:
-    if "  " in text or not text.isprintable():  # the blank is the only printable one
-        text = _BLANKS.sub(" ", text)
-    text = text.strip()
+    text = _single_blanks(text).strip()
     return _AROUND_BREAK.sub("\n\n", text) if "\n" in text else text
 
 
