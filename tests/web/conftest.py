@@ -219,7 +219,7 @@ def words(page: Callable[..., html.HtmlElement]) -> Callable[..., str]:
     return read
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def paper_of() -> Callable[..., Paper]:
     """``paper_of(number, **fields)``: a made-up paper."""
     return paper

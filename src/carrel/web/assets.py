@@ -8,7 +8,7 @@ import importlib.metadata
 import importlib.util
 import json
 import mimetypes
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 from starlette.requests import Request
@@ -32,22 +32,14 @@ class Assets:
             self._names |= json.loads(vendor.read_text(encoding="utf-8"))
         files = (path for part in ("assets", "vendor") for path in (folder / part).rglob("*") if path.is_file())
         self._files = {path.relative_to(folder).as_posix(): path for path in files}
-        if self._plotly is not None:
-            self._files["vendor/plotly.min.js"] = self._plotly
+        plotly = _plotly()
+        if plotly is not None:
+            self._files["vendor/plotly.min.js"] = plotly
+            self._names["plotly"] = f"vendor/plotly.min.js?v={importlib.metadata.version('plotly')}"
 
     def url(self, name: str) -> str:
         """The address of ``page``, ``plots``, ``styles``, ``htmx``, ``mathjax`` (a folder) or ``plotly``."""
-        if name == "plotly":
-            version = importlib.metadata.version("plotly") if self._plotly else ""
-            return f"/static/vendor/plotly.min.js?v={version}" if version else ""
         return f"/static/{self._names[name]}" if name in self._names else ""
-
-    @cached_property
-    def _plotly(self) -> Path | None:
-        # the Python package carries the script; the package itself is never imported here
-        spec = importlib.util.find_spec("plotly")
-        path = Path(spec.origin).parent / "package_data/plotly.min.js" if spec and spec.origin else None
-        return path if path and path.is_file() else None
 
     def answer(self, name: str, request: Request) -> Response:
         """The file as an answer: 304 if the browser has it, compressed if that helps and is wanted, 404 if unknown."""
@@ -64,6 +56,13 @@ class Assets:
         if path.suffix not in _COMPRESSED and "gzip" in request.headers.get("accept-encoding", ""):
             return Response(_squeezed(path), headers={**headers, "Content-Encoding": "gzip"}, media_type=kind)
         return Response(path.read_bytes(), headers=headers, media_type=kind)
+
+
+def _plotly() -> Path | None:
+    # the Python package carries the script; the package itself is never imported here
+    spec = importlib.util.find_spec("plotly")
+    path = Path(spec.origin).parent / "package_data/plotly.min.js" if spec and spec.origin else None
+    return path if path and path.is_file() else None
 
 
 @lru_cache(maxsize=256)
