@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from carrel.papers.model import Paper
+from carrel.papers.search import Index, open_index
 from carrel.papers.text import clean
 
 
@@ -96,3 +97,10 @@ def real_shelf(daily_rows: list[dict[str, Any]]) -> Shelf:
             )
         )
     return shelf
+
+
+@pytest.fixture(scope="session")
+def real_index(real_shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    index = open_index(tmp_path_factory.mktemp("real") / "index")
+    assert index.update(real_shelf) == 20_437
+    return index
