@@ -1,4 +1,4 @@
-"""What every operation with a kernel needs: the three routes of a call, and tensors as numba sees them.
+"""What every operation with a kernel needs: its backend's name, the checks all share, and the three routes of a call.
 
 A call takes one of three routes, because each alone is wrong somewhere:
 
@@ -9,29 +9,27 @@ A call takes one of three routes, because each alone is wrong somewhere:
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import importlib.util
-import mmap
 import os
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "reference", "cpu", "gpu")
+_HALVES = (torch.float16, torch.bfloat16)
+_NUMBERS = frozenset({*_HALVES, torch.float32, torch.float64, torch.complex64, torch.complex128})
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def resolve(op: str, backend: str, device: torch.device) -> str:
     """The backend that runs, from its name and the device alone; a named one that cannot is refused, never replaced."""
     if torch._C._are_functorch_transforms_active() and (torch.compiler.is_compiling() or _forward_mode_twice()):
-        # here torch loses the derivative of a kernel, mostly without a word: the tracer sees a custom op, which has no forward mode, and
-        # forward mode inside forward mode gives zeros for any autograd.Function
+        # Here torch loses the derivative of a kernel, mostly without a word: the tracer sees a custom op, which has no
+        # forward mode, and forward mode inside forward mode gives zeros for any autograd.Function.
         if backend in ("cpu", "gpu"):
             raise ValueError(
                 f'{op}: torch cannot carry this torch.func transform through a kernel; use backend="reference"'
@@ -56,12 +54,39 @@ def resolve(op: str, backend: str, device: torch.device) -> str:
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type that sums are kept in: float32 for the half types, else the type itself."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return torch.float32 if dtype in _HALVES else dtype
 
 
 def _forward_mode_twice() -> bool:
     levels = torch._C._functorch.get_interpreter_stack() or []
     return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1
+
+
+def kernels(package: str | None, backend: str) -> Any:
+    """The module of an operation's folder that holds a backend's kernels, loaded when first used: numba takes 0.7 s."""
+    return importlib.import_module(f"{package}.{backend}")
+
+
+def check_tensors(op: str, **given: Tensor | None) -> None:
+    """Refuse what is not a tensor of numbers, or not on the device of ``b``, in one sentence."""
+    home = given["b"]
+    for name, x in given.items():
+        if x is None and name != "b":
+            continue
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+        if x.dtype not in _NUMBERS:
+            raise ValueError(f"{op}: {name} must be floating point or complex, got {x.dtype}")
+        if isinstance(home, Tensor) and x.device != home.device:
+            raise ValueError(f"{op}: {name} is on {x.device} but b is on {home.device}; they must be on one device")
+
+
+def joint_dtype(a: Tensor, b: Tensor, state: Tensor | None) -> torch.dtype:
+    """The type of a recurrence's result. A state of float32 leaves half types alone; one of float64 does not."""
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    wide = wide_dtype(dtype)
+    with_state = wide if state is None else torch.promote_types(wide, state.dtype)
+    return dtype if with_state == wide else with_state
 
 
 # ------------------------------------------------------------------------------------------------------------- routes
@@ -72,17 +97,22 @@ def _transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+_Dims = tuple[int | None, ...]
+
+
 class KernelOp:
     """One operation whose forward and backward are kernels.
 
-    The author gives plain functions over tensors and constants (tensors first), annotated, since the custom op's schema is read off them:
+    The author gives plain functions over tensors and constants, tensors first; the first four are annotated, since the
+    custom ops' schemas are read off them:
 
-    - ``forward(*tensors, *constants) -> outputs`` and ``backward(*kept, *gradients, *constants) -> gradients of tensors``: the kernels;
+    - ``forward(*tensors, *constants) -> outputs`` and ``backward(*kept, *gradients, *constants) -> gradients of
+      tensors``: the kernels, which return fresh tensors, never an argument or a view of one;
     - ``forward_like``, ``backward_like``: the same, but only empty tensors of the right shape and type;
     - ``keep(*tensors, *outputs) -> kept``: what backward and tangent need;
     - ``formula``: like ``backward``, in operations that torch can differentiate again;
     - ``tangent(*kept, *tangents, *constants) -> tangents of outputs``: likewise; a tangent that is zero comes as None;
-    - ``fold(size, dims, *tensors, *constants) -> outputs``: the operation over a batch of problems, which becomes axis 0 of each output.
+    - ``fold(size, dims, *tensors, *constants) -> outputs``: a batch of problems at once (`vmap`), on axis 0 of outputs.
     """
 
     def __init__(
@@ -118,7 +148,7 @@ class KernelOp:
             return (*found, *(None for _ in ctx.constants))
 
         forward_op.register_autograd(differentiate, setup_context=remember)
-        forward_op.register_vmap(lambda info, dims, *args: self._batched(info, dims, *args))
+        forward_op.register_vmap(lambda info, dims, *args: self.batched(info, dims, *args))
         self._function = _function_of(self)
 
     def __call__(self, *args: Any) -> tuple[Tensor, ...]:
@@ -126,15 +156,15 @@ class KernelOp:
         if torch.compiler.is_compiling():
             return self._traced[""](*args)
         if _transformed() or (torch.is_grad_enabled() and any(x.requires_grad for x in args[: self.tensors])):
-            return self._function.apply(*args)  # type: ignore[no-any-return]
+            return self._function.apply(*args)  # type: ignore[no-untyped-call]
         return self.run("", *args)
 
     def run(self, which: str, *args: Any) -> tuple[Tensor, ...]:
-        """The kernel; or, under a dispatch mode (fake tensors, counters, tracers), the custom op that the mode can see."""
+        """The kernel or, under a dispatch mode such as fake tensors or a tracer, the custom op, which the mode sees."""
         table = self._traced if torch._C._len_torch_dispatch_stack() else self._kernels
         return table[which](*args)
 
-    def _batched(
+    def batched(
         self, info: Any, dims: tuple[int | None, ...], *args: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         outputs = self.fold(info.batch_size, dims[: self.tensors], *args)
@@ -173,8 +203,8 @@ def _function_of(op: KernelOp) -> type[torch.autograd.Function]:
             return op.tangent(*ctx.saved_tensors, *tangents[: op.tensors], *ctx.constants)
 
         @staticmethod
-        def vmap(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-            return op._batched(info, dims, *args)
+        def vmap(info: Any, dims: _Dims, *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+            return op.batched(info, dims, *args)
 
     Function.__name__ = Function.__qualname__ = op.name
     return Function
@@ -183,84 +213,3 @@ def _function_of(op: KernelOp) -> type[torch.autograd.Function]:
 def lead(x: Tensor, dim: int | None, size: int) -> Tensor:
     """The tensor with the axis that `vmap` maps over in front; one that is not mapped is seen ``size`` times."""
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-
-
-# ------------------------------------------------------------------------------------------------- tensors for kernels
-
-_HUGE = 4 << 20  # bytes from which an output is worth a system call
-_libc: Any = ctypes.CDLL(None) if sys.platform == "linux" and hasattr(mmap, "MADV_HUGEPAGE") else None
-
-
-def fresh(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An uninitialised CPU tensor, on huge pages where it is large.
-
-    A fresh 32 MiB output in 4 KiB pages costs 8192 page faults, 20 ms where the scan itself takes 8; in 2 MiB pages it costs 2 ms.
-    """
-    x = torch.empty(shape, dtype=dtype)
-    size = x.numel() * x.element_size()
-    if _libc is not None and size >= _HUGE:
-        start = x.data_ptr()
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        _libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(start + size - first), mmap.MADV_HUGEPAGE)
-    return x
-
-
-def array(x: Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's memory as a contiguous array without a copy if it can be; bfloat16 as uint16, which is all numba can read."""
-    if x.requires_grad:
-        x = x.detach()
-    if x.is_complex():
-        x = x.resolve_conj()
-    if not x.is_contiguous():
-        x = x.contiguous()
-    if x.is_neg():
-        x = x.resolve_neg()
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
-
-
-def repeated_as_one(x: Tensor) -> Tensor:
-    """The tensor with each of its first two axes kept at length 1 where it only repeats itself (stride 0, as from a sum)."""
-    for dim in (0, 1):
-        if x.shape[dim] > 1 and x.stride(dim) == 0:
-            x = x.narrow(dim, 0, 1)
-    return x
-
-
-_PARALLEL = (
-    1 << 18
-)  # elements: one more thread costs about 50 µs to hand out, a quarter of this kernel's time at this size
-_NARROW = 256  # channels: rows under 1 KiB waste the memory's bandwidth
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)  # a forked child has the object but not its threads
-
-
-def over_blocks(kernel: Callable[..., None], batch: int, columns: int, unit: int, work: int, *args: Any) -> None:
-    """Call ``kernel(*args, i0, i1, c0, c1)`` on blocks of rows and columns (cut at multiples of ``unit``) that cover everything.
-
-    Our own threads and kernels that release the lock, instead of numba's parallel loops: those die after a fork or abort when two
-    threads enter them, and compile several times longer. As many threads as torch was told to use.
-    """
-    global _pool
-    workers = torch.get_num_threads() if work >= _PARALLEL else 1
-    rows = min(batch, workers)
-    sides = min(workers // rows, max(1, columns // max(_NARROW, unit))) if rows else 1
-    if rows * sides <= 1:
-        kernel(*args, 0, batch, 0, columns)
-        return
-    i = [batch * k // rows for k in range(rows + 1)]
-    c = [columns // unit * k // sides * unit for k in range(sides + 1)]
-    blocks = [(i[j], i[j + 1], c[k], c[k + 1]) for j in range(rows) for k in range(sides)]
-    if _pool is None:
-        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="carrel-op")
-    pending = [_pool.submit(kernel, *args, *block) for block in blocks[1:]]
-    kernel(*args, *blocks[0])
-    for task in pending:
-        task.result()

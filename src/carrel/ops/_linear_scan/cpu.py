@@ -1,11 +1,12 @@
 """Numba kernels of `linear_scan`: one pass over memory forward, one backward.
 
-Time is the outer loop and a whole contiguous row of channels the inner one, so that memory is read as one stream; the carry is one row and
-stays in the cache. A scan that goes down in time also goes down within each row: rows read upwards while time goes down defeat the
-prefetcher, which costs the backward half its speed (21 ms against 14 for 8 x 4096 x 256 in float32).
+Time is the outer loop and a whole contiguous row of channels the inner one, so that memory is read as one stream; the
+carry is one row and stays in the cache. A scan that goes down in time also goes down within each row: rows read upwards
+while time goes down defeat the prefetcher, which costs the backward a third of its time (21 ms against 14 for
+8 x 4096 x 256 in float32).
 
-The kernels avoid numba's array expressions (``x[:] = y``, ``x.copy()``): each of them adds seconds to the compilation, which takes 0.5 to
-1 s for a kernel and type and is cached on disk.
+The kernels avoid numba's array expressions (``x[:] = y``, ``x.copy()``): each of them adds seconds to the compilation,
+which takes 0.5 to 1 s for a kernel and type and is cached on disk.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .._kernel_op import array, fresh, over_blocks, repeated_as_one
+from .._memory import array, fresh, over_blocks, repeated_as_one
 
 # Products and sums may fuse and reorder; NaN and infinity keep their meaning.
 _kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})

@@ -1,0 +1,116 @@
+"""Exponentials that LLVM turns into vector code inside a numba loop, where a call of the C library's would stop it.
+
+All are for arguments that are at most 0 or made so, because a decay and a sigmoid need no other. They are compiled without the
+freedom to reassociate: rounding by adding and taking away a large number is the first thing that it would undo.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic, overload
+
+LOG2E = 1 / math.log(2)
+_EXACT = {"fastmath": {"contract"}, "error_model": "numpy"}
+
+
+def _fit(degree: int) -> list[float]:
+    """Coefficients of q, highest first, in 2^r = 1 + r q(r) for |r| <= 1/2: at 0 it is exact, where slow decays live."""
+    r = np.cos(np.pi * (np.arange(400) + 0.5) / 400) / 2
+    return [float(c) for c in np.polynomial.polynomial.polyfit(r, np.expm1(r * math.log(2)) / r, degree)[::-1]]
+
+
+@intrinsic  # type: ignore[misc]
+def _bits(context: Any, x: Any) -> Any:
+    """The number's bits as a whole number of the same size, and the other way round."""
+    pairs = {types.float32: types.int32, types.float64: types.int64}
+    target = {**pairs, **{whole: real for real, whole in pairs.items()}}[x]
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(target))
+
+    return target(x), generate
+
+
+def _exp2_of(real: Any, whole: Any, mantissa: int, bias: int, coefficients: list[float]) -> Callable[..., Any]:
+    lowest, one = real(-bias), real(1)
+    # adding this leaves x, rounded, plus the exponent's bias in the lowest bits
+    large = real(1.5 * 2.0**mantissa + bias)
+    places = whole(mantissa)
+    c = tuple(real(value) for value in coefficients)
+    if len(c) == 6:
+
+        def exp2(x):
+            x = max(x, lowest)  # there the exponent's bits are 0, and so is the result
+            t = x + large
+            r = x - (t - large)
+            q = ((((c[0] * r + c[1]) * r + c[2]) * r + c[3]) * r + c[4]) * r + c[5]
+            return (q * r + one) * _bits(_bits(t) << places)
+
+    else:
+
+        def exp2(x):
+            x = max(x, lowest)
+            t = x + large
+            r = x - (t - large)
+            q = (((((c[0] * r + c[1]) * r + c[2]) * r + c[3]) * r + c[4]) * r + c[5]) * r + c[6]
+            q = (((((q * r + c[7]) * r + c[8]) * r + c[9]) * r + c[10]) * r + c[11]) * r + c[12]
+            return (q * r + one) * _bits(_bits(t) << places)
+
+    return exp2
+
+
+_exp2_single = _exp2_of(np.float32, np.int32, 23, 127, _fit(5))
+_exp2_double = _exp2_of(np.float64, np.int64, 52, 1023, _fit(12))
+
+
+def exp2(x: Any) -> Any:
+    """2^x for x <= 0, to 1e-7 in float32 and 1e-15 in float64; exactly 0 below the smallest normal number."""
+    return np.exp2(x)
+
+
+@overload(exp2, jit_options=_EXACT)
+def _exp2(x: Any) -> Any:
+    return {types.float32: _exp2_single, types.float64: _exp2_double}[x]
+
+
+def log1p_unit(x: Any) -> Any:
+    """log(1 + x) for 0 <= x <= 1, by 2 artanh(x / (2 + x))."""
+    return np.log1p(x)
+
+
+def _log1p_of(real: Any, terms: int) -> Callable[..., Any]:
+    two = real(2)
+    odd = tuple(real(2 / (2 * k + 1)) for k in range(terms))
+    if terms == 8:
+
+        def log1p_unit(x):
+            s = x / (two + x)
+            w = s * s
+            p = (((odd[7] * w + odd[6]) * w + odd[5]) * w + odd[4]) * w + odd[3]
+            return s * (((p * w + odd[2]) * w + odd[1]) * w + odd[0])
+
+    else:
+
+        def log1p_unit(x):
+            s = x / (two + x)
+            w = s * s
+            p = (((odd[17] * w + odd[16]) * w + odd[15]) * w + odd[14]) * w + odd[13]
+            p = (((((p * w + odd[12]) * w + odd[11]) * w + odd[10]) * w + odd[9]) * w + odd[8]) * w + odd[7]
+            p = (((((p * w + odd[6]) * w + odd[5]) * w + odd[4]) * w + odd[3]) * w + odd[2]) * w + odd[1]
+            return s * (p * w + odd[0])
+
+    return log1p_unit
+
+
+_log1p_single = _log1p_of(np.float32, 8)
+_log1p_double = _log1p_of(np.float64, 18)
+
+
+@overload(log1p_unit, jit_options=_EXACT)
+def _log1p(x: Any) -> Any:
+    return {types.float32: _log1p_single, types.float64: _log1p_double}[x]
