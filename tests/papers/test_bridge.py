@@ -59,6 +59,7 @@ def bridge() -> Bridge:
         ("İ: Linear Recurrent Unit", {"lru", "both"}),  # a letter that becomes two when made small
         ("İ: lru", set()),
         ("ropes of RoPE", {"rope"}),
+        ("x_LRU and LRU_x", set()),
     ],
 )
 def test_phrases_are_whole_words_and_acronyms_keep_their_case(bridge: Bridge, text: str, slugs: set[str]) -> None:

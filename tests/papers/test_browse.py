@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -141,6 +142,11 @@ def test_finds_become_papers_in_their_order(browse: Browse) -> None:
     assert told["papers"][0]["announced"] == "2024-01-04"
 
 
+def test_another_sort_is_refused(browse: Browse) -> None:
+    with pytest.raises(ValueError, match="sort is 'relevance', 'newest' or 'oldest', not 'best'"):
+        browse.search("mamba", sort="best")
+
+
 def test_an_id_is_exact_only_if_the_paper_is_here(browse: Browse) -> None:
     browse.index.found = Found(exact="arxiv:2401.00003")
     assert browse.search("2401.00003").exact == "arxiv:2401.00003"
@@ -184,7 +190,7 @@ def test_lists_are_read_from_indexes_and_not_by_looking_at_every_paper(browse: B
                 continue  # how many papers there are: the one question that needs them all
             for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
                 detail = step[-1]
-                assert "SCAN" not in detail or "INDEX" in detail or "LIST SUBQUERY" in detail, (detail, statement)
+                assert not re.match(r"SCAN (paper|other)", detail) or "INDEX" in detail, (detail, statement)
 
 
 def test_a_list_of_a_hundred_papers_is_assembled_quickly(tmp_path: Path) -> None:
@@ -196,9 +202,9 @@ def test_a_list_of_a_hundred_papers_is_assembled_quickly(tmp_path: Path) -> None
     browse = Browse(store, FakeIndex())
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         shown = browse.day("cs.LG", date(2024, 1, 5))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert len(shown.papers) == 100
-    assert min(seconds) < 0.05  # 4 ms on an idle machine
+    assert min(seconds) < 0.02
     store.close()

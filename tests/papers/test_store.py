@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -234,6 +235,22 @@ def test_reading_and_then_writing_in_one_transaction_survives_another_writer(sto
         put(store, FULL)
         assert papers.put([listed(1, 2, "cs.LG")]) == Counts(new=1)
         assert papers.count() == 2
+
+
+def test_writers_wait_for_each_other_and_none_fails(tmp_path: Path) -> None:
+    stores = [open_store(tmp_path) for _ in range(4)]
+
+    def write(number: int) -> None:
+        for n in range(12):
+            put(stores[number], listed(100 * number + n, 2, "cs.LG"), listed(9999, 2, "cs.LG", as_of=f"{n:04}"))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    with stores[0].begin() as papers:
+        assert papers.count() == 4 * 12 + 1
+        assert papers.get("arxiv:2401.09999").as_of == "0011"
+    for store in stores:
+        store.close()
 
 
 def test_a_database_that_stays_locked_is_told_in_one_sentence(

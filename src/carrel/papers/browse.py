@@ -191,8 +191,11 @@ class Browse:
         Args:
             limit, offset: which finds to show.
             sort: "relevance", "newest" or "oldest".
+        Raises ValueError: another sort.
         """
-        found = self.index.search(text, limit=limit, offset=offset, sort=sort)
+        if sort not in ("relevance", "newest", "oldest"):
+            raise ValueError(f"sort is 'relevance', 'newest' or 'oldest', not {sort!r}")
+        found = self.index.search(text, limit=limit, offset=offset, sort=sort)  # type: ignore[arg-type]
         with self.store.begin() as papers:
             shown = papers.get_many(found.keys)
             exact = found.exact if found.exact and papers.get_many([found.exact]) else None

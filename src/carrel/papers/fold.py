@@ -88,7 +88,7 @@ def with_announcement(paper: Paper, announcement: Announcement | None) -> Paper:
 
 def in_utc(paper: Paper) -> Paper:
     """The same paper with its instants in UTC. Raises ValueError for an instant without a time zone."""
-    changed: dict[str, datetime] = {}
+    changed: dict[str, Any] = {}
     for name in ("submitted", "updated"):
         instant = getattr(paper, name)
         if instant is None or instant.tzinfo is UTC:
