@@ -195,6 +195,21 @@ def test_papers_with_all_words_come_before_those_with_some(index):
     assert set(index.search("sequence performance").keys) == {RNNS, MAMBA}
 
 
+def test_all_words_in_a_remark_come_before_one_in_every_title_and_similar_ones_between(tmp_path, new_shelf):
+    shelf = new_shelf()
+    filler = " ".join(f"filler{i}" for i in range(200))
+    for number in range(6):
+        shelf.put(Paper(key=f"one{number}", source="s", title="zebra", abstract="zebra zebra zebra", remark="zebra"))
+    shelf.put(Paper(key="similar", source="s", title="flamingos", remark=f"zebra {filler}"))
+    shelf.put(Paper(key="all", source="s", title=filler, abstract=filler, remark=f"zebra {filler} flaminga"))
+    index = open_index(tmp_path)
+    index.update(shelf)
+    found = index.search("flaminga zebra")
+    assert found.keys[:2] == ["all", "similar"]
+    assert found.total == 8
+    assert len(found.notices) == 2
+
+
 def test_chinese_falls_back_to_its_pairs(index):
     found = index.search("\u56fe\u795e\u7ecf\u7f51\u7edc\u6a21\u578b")
     assert found.keys == [GRAPHS]

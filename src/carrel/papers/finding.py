@@ -10,7 +10,7 @@ import tantivy
 
 from .documents import schema
 from .identifiers import BadIdentifier, parse_arxiv_id
-from .matching import Match, above
+from .matching import Match, ranked
 from .query import parse
 
 Sort = Literal["relevance", "newest", "oldest"]
@@ -67,15 +67,15 @@ class _Search:
             keys, total = self._hits(match.strict(), by_day=True)
             return Found(keys, total, self._notices)
         by_day = self._sort != "relevance"
-        wanted = match.strict()
-        keys, total = self._hits(wanted, by_day=by_day)
+        wanted = [match.strict()]
+        keys, total = self._hits(wanted[0], by_day=by_day)
         if total < _HARDLY_ANY and (similar := match.similar()) is not None:
-            wanted = above(wanted, similar)
-            keys, total = self._hits(wanted, by_day=by_day)
+            wanted.append(similar)
+            keys, total = self._hits(ranked(wanted), by_day=by_day)
             self._notices.append(f"Similar spellings of {_listed(match.misspelt)} were searched as well.")
         if total < _FEW and not by_day and match.has_choice:
             have_all = total
-            keys, total = self._hits(above(wanted, match.loose()), by_day=False)
+            keys, total = self._hits(ranked([*wanted, match.loose()]), by_day=False)
             if total > have_all:
                 some = "No paper has all of these; here are papers with some of them."
                 few = "Few papers have all of these; papers with some of them follow."

@@ -31,7 +31,7 @@ _STOP_STEMS = frozenset(map(stem, _STOP_WORDS.split()))
 _MOST_FUZZY = 3
 _RARE = 2  # a word found in more papers than this is not taken for a misspelling
 _MOST_PREFIXED = 50
-_ABOVE = 1000.0  # lifts better matches over weaker ones, whose scores stay below
+_ABOVE = 4000.0  # lifts better matches over weaker ones, whose scores stay below
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOCK_DAYS = 106_000
 
@@ -262,10 +262,11 @@ class Match:
         return parts
 
 
-def above(better: tantivy.Query, others: tantivy.Query) -> tantivy.Query:
-    """Papers of both, those of ``better`` first."""
-    lifted = tantivy.Query.const_score_query(better, _ABOVE)
-    return tantivy.Query.boolean_query([(SHOULD, lifted), (SHOULD, others)])
+def ranked(queries: Sequence[tantivy.Query]) -> tantivy.Query:
+    """Papers of any of these, those of an earlier query before those of later ones alone; scores decide within."""
+    *better, others = queries
+    lifted = [tantivy.Query.const_score_query(query, _ABOVE * (len(better) - i)) for i, query in enumerate(better)]
+    return tantivy.Query.boolean_query([(SHOULD, query) for query in (*lifted, others)]) if lifted else others
 
 
 def _any(queries: Iterable[tantivy.Query]) -> tantivy.Query | None:
