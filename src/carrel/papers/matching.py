@@ -263,10 +263,10 @@ class Match:
 
 
 def ranked(queries: Sequence[tantivy.Query]) -> tantivy.Query:
-    """Papers of any of these, those of an earlier query before those of later ones alone; scores decide within."""
-    *better, others = queries
-    lifted = [tantivy.Query.const_score_query(query, _ABOVE * (len(better) - i)) for i, query in enumerate(better)]
-    return tantivy.Query.boolean_query([(SHOULD, query) for query in (*lifted, others)]) if lifted else others
+    """Papers of the last query, first those of the first; each query finds all that those before it find."""
+    *better, widest = queries
+    lifted = [tantivy.Query.const_score_query(query, _ABOVE) for query in better]
+    return tantivy.Query.boolean_query([(SHOULD, query) for query in (*lifted, widest)]) if lifted else widest
 
 
 def _any(queries: Iterable[tantivy.Query]) -> tantivy.Query | None:

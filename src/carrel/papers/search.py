@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING
 
-import structlog
 import tantivy
 
 from .documents import document
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 _HEAP = 60_000_000  # bytes that the writer may fill before it writes a segment
 _BATCH = 4_000  # papers read from the store at once and committed together
-_log = structlog.get_logger()
+_log = logging.getLogger(__name__)
 
 
 class IndexDamaged(RuntimeError):
@@ -66,7 +66,7 @@ class Index:
                 with store.begin() as papers:
                     waiting, here = papers.outbox(1), papers.count()
                 if not waiting and here != self._count():
-                    _log.info("search index does not fit the store", index=self._count(), store=here)
+                    _log.info("the search index holds %d papers, the store %d: made anew", self._count(), here)
                     return self._rebuild(store, None)
                 self._counted = True
             return written
@@ -101,7 +101,7 @@ class Index:
             # The engine panics on damaged files, which is no Exception. Anything of our own is a bug and goes up.
             if not _is_the_engines(failure):
                 raise
-            _log.warning("search index is damaged", reason=str(failure)[:200])
+            _log.warning("the search index is damaged: %.200s", failure)
             self._damaged = True
             return Found([], 0, ["The search index is damaged and will be made again."])
 
@@ -136,7 +136,7 @@ class Index:
         except BaseException as failure:
             if not _is_the_engines(failure):
                 raise
-            _log.warning("search index cannot be opened", reason=str(failure)[:200])
+            _log.warning("the search index cannot be opened: %.200s", failure)
             return False
 
     def _count(self) -> int:
