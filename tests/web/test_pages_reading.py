@@ -11,6 +11,7 @@ from lxml.html import HtmlElement
 from starlette.testclient import TestClient
 
 from carrel.papers.model import Paper
+from carrel.papers.query import HELP
 
 PAGES = ("/", "/arxiv/cs.LG", "/arxiv/2606.00003", "/search", "/search?q=ring", "/search/help", "/methods",
          "/methods/ring-memory", "/nowhere")  # fmt: skip
@@ -191,8 +192,11 @@ def test_finding_nothing_says_what_to_do(words: Words) -> None:
     assert "Fewer or other words may help" in words("/search?q=zzzzqqqq")
 
 
-def test_the_query_language_is_explained(words: Words) -> None:
-    assert "author:gu" in words("/search/help")
+def test_the_query_language_is_explained_and_every_example_can_be_tried(page: Page, client: TestClient) -> None:
+    examples = page("/search/help").cssselect("table a")
+    assert [link.text_content() for link in examples] == [query for query, _ in HELP]
+    for link in examples:
+        assert client.get(link.get("href")).status_code in (200, 303)
 
 
 def test_every_page_has_one_heading_a_main_part_and_no_script_or_handler_in_it(page: Page, client: TestClient) -> None:

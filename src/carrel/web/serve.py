@@ -9,9 +9,9 @@ from pathlib import Path
 from threading import Thread
 
 import uvicorn
-from carrel.web.app import create_app
 
 from carrel.desk import Desk, open_desk
+from carrel.web.app import create_app
 
 _HOST = "127.0.0.1"
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
+from carrel.papers.query import HELP, MOST_CHARACTERS
 from carrel.web.errors import BadRequest
 from carrel.web.pager import PER_PAGE, Pager
 from carrel.web.render import address
@@ -37,7 +38,7 @@ def search(
         request,
         "cards.html" if request.headers.get("hx-request") else "search.html",
         section="search",
-        query=q[:500],
+        query=q[:MOST_CHARACTERS],
         found=found,
         sort=sort,
         sorts=SORTS,
@@ -50,4 +51,4 @@ def search(
 @router.get("/search/help")
 def search_help(request: Request, site: SiteDep) -> Response:
     """The query language."""
-    return site.render.page(request, "search-help.html", section="search")
+    return site.render.page(request, "search-help.html", section="search", queries=HELP, longest=MOST_CHARACTERS)
