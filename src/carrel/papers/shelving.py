@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
-from . import fold
+from . import fold, linking
 from .bridge import Bridge
 from .fold import Announcement, Record
 from .model import Paper
-from .tables import index_outbox, meta, paper, paper_category, paper_method, paper_of, paper_source, row_of
-from .text import plain
-
-T = TypeVar("T")
-
-_BATCH = 2000  # records compared at once; as many keys fit one statement of any database
-ALIASES = "aliases"  # the row of `meta` that holds the digest of the aliases all links were made with
-STALE = ""  # its value once papers came in under other aliases
+from .tables import index_outbox, paper, paper_category, paper_method, paper_of, paper_source, row_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +43,22 @@ class _Source:
         return self.as_of, self.hash
 
 
-def pieces(items: Iterable[T], size: int = _BATCH) -> Iterator[list[T]]:
-    """``items`` in lists of ``size``."""
-    piece: list[T] = []
-    for item in items:
-        piece.append(item)
-        if len(piece) == size:
-            yield piece
-            piece = []
-    if piece:
-        yield piece
-
-
 def shelve(connection: sa.Connection, records: Iterable[Record], bridge: Bridge | None) -> Counts:
     """Put records on the shelf; the end state depends on the set of records alone.
 
     Cost: a record older than what is known, or with a known mark, costs a comparison; any other is built and written.
     """
     total = Counts()
-    for piece in pieces(records):
+    for piece in linking.pieces(records):
         total += _Batch(connection, piece, bridge).write()
     if total.new or total.updated:
-        _doubt_links(connection, bridge)
+        linking.doubt(connection, bridge)
     return total
 
 
 def is_known(connection: sa.Connection, records: Sequence[Record]) -> bool:
     """Whether putting these records would change nothing."""
-    return all(_Batch(connection, piece, None).is_known() for piece in pieces(records))
+    return all(_Batch(connection, piece, None).is_known() for piece in linking.pieces(records))
 
 
 class _Batch:
@@ -198,7 +178,7 @@ class _Batch:
             {"key": after.key, "code": code, "announced": after.announced} for code in dict.fromkeys(after.categories)
         ]
         if self.bridge is not None:
-            self.inserts["method"] += links(self.bridge, after, day)
+            self.inserts["method"] += linking.links(self.bridge, after, day)
 
     def _flush(self) -> None:
         rows = self.inserts
@@ -249,65 +229,6 @@ def newest(records: Sequence[Record], before: _Source | None) -> _Source:
     return _Source(as_of, best.hash, best.mark, fold.earliest(said), text_of)
 
 
-def links(bridge: Bridge, seen: Paper, day: date) -> list[dict[str, Any]]:
-    """The rows of `paper_method` of one paper."""
-    return [{"key": seen.key, "slug": slug, "day": day} for slug in sorted(bridge.methods(seen, plain))]
-
-
-def relink(connection: sa.Connection, bridge: Bridge) -> int:
-    """Make every link again where it was made with other aliases; returns how many papers changed theirs."""
-    if stored_digest(connection) == bridge.digest:
-        return 0
-    changed = 0
-    after_key = ""
-    while True:
-        query = sa.select(paper).where(paper.c.key > after_key).order_by(paper.c.key).limit(_BATCH)
-        papers = [paper_of(row) for row in connection.execute(query)]
-        if not papers:
-            break
-        after_key = papers[-1].key
-        before = methods_of(connection, [p.key for p in papers])
-        wanted = {p.key: links(bridge, p, fold.day_of(p)) for p in papers}
-        stale = [key for key, rows in wanted.items() if before.get(key, ()) != tuple(r["slug"] for r in rows)]
-        changed += len(stale)
-        if stale:
-            connection.execute(sa.delete(paper_method).where(paper_method.c.key.in_(stale)))
-            if rows := [row for key in stale for row in wanted[key]]:
-                connection.execute(sa.insert(paper_method), rows)
-            connection.execute(sa.insert(index_outbox), [{"key": key} for key in stale])  # method: is searched, too
-    remember(connection, ALIASES, bridge.digest)
-    return changed
-
-
-def methods_of(connection: sa.Connection, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """The slugs of each paper that has any, in order."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for piece in pieces(keys):
-        query = sa.select(paper_method.c.key, paper_method.c.slug).where(paper_method.c.key.in_(piece))
-        for key, slug in connection.execute(query.order_by(paper_method.c.key, paper_method.c.slug)):
-            found[key].append(slug)
-    return {key: tuple(slugs) for key, slugs in found.items()}
-
-
-def stored_digest(connection: sa.Connection) -> str:
-    """The digest of the aliases that all links were made with, "" where they differ."""
-    found = connection.execute(sa.select(meta.c.value).where(meta.c.name == ALIASES)).scalar()
-    return found or STALE
-
-
-def remember(connection: sa.Connection, name: str, value: str) -> None:
-    """Write one row of `meta`."""
-    connection.execute(sa.delete(meta).where(meta.c.name == name))
-    connection.execute(sa.insert(meta).values(name=name, value=value))
-
-
-def _doubt_links(connection: sa.Connection, bridge: Bridge | None) -> None:
-    """Papers came in under other aliases than the rest: the next relink must look at all."""
-    stored = stored_digest(connection)
-    if stored not in (STALE, bridge.digest if bridge else STALE):
-        remember(connection, ALIASES, STALE)
-
-
 def _known(connection: sa.Connection, keys: Sequence[str]) -> dict[str, dict[str, _Source]]:
     columns = [c for c in paper_source.c if c.name != "record"]
     found: dict[str, dict[str, _Source]] = {}
@@ -322,7 +243,7 @@ def _known(connection: sa.Connection, keys: Sequence[str]) -> dict[str, dict[str
 def _papers(connection: sa.Connection, keys: Sequence[str]) -> list[Paper]:
     return [
         paper_of(row)
-        for piece in pieces(keys)
+        for piece in linking.pieces(keys)
         for row in connection.execute(sa.select(paper).where(paper.c.key.in_(piece)))
     ]
 

@@ -1,4 +1,4 @@
-"""The store: papers in, papers out. Rows never leave it (nor `shelving`, its writing half)."""
+"""The store: papers in, papers out. Rows never leave it (nor `shelving` and `linking`, its writing half)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from . import database, shelving
+from . import database, linking, shelving
 from .bridge import Bridge
 from .categories import CategoryExpression, parse_expression
 from .database import StoreError as StoreError
@@ -87,7 +87,7 @@ class Papers:
         """The papers of these keys in their order; those that are not here are left out."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Paper] = {}
-        for piece in shelving.pieces(wanted):
+        for piece in linking.pieces(wanted):
             for row in self._read(sa.select(paper).where(paper.c.key.in_(piece))):
                 found[row.key] = paper_of(row)
         return [found[key] for key in wanted if key in found]
@@ -195,7 +195,7 @@ class Papers:
 
     def methods_of(self, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The methods that each of these papers speaks of; papers that speak of none are left out."""
-        return shelving.methods_of(self._read_only(), list(keys))
+        return linking.methods_of(self._read_only(), list(keys))
 
     def speaking_of(self, slug: str, *, limit: int = 20) -> list[Paper]:
         """The papers that speak of a method, newest first."""
@@ -225,9 +225,9 @@ class Papers:
         """
         bridge = Bridge(aliases)
         self._store._bridge = bridge
-        if shelving.stored_digest(self._read_only()) == bridge.digest:
+        if linking.stored_digest(self._read_only()) == bridge.digest:
             return 0
-        return shelving.relink(self._write(), bridge)
+        return linking.relink(self._write(), bridge)
 
     def outbox(self, limit: int = 1000) -> list[tuple[int, str]]:
         """The next changes that the search index has not taken up: (number, key), oldest first."""

@@ -1,4 +1,4 @@
-"""The tables, in portable types: SQLite by default, PostgreSQL for many users. Only `store` reads them."""
+"""The tables: SQLite by default, PostgreSQL for many users. Only `store`, `shelving` and `linking` read them."""
 
 from __future__ import annotations
 
