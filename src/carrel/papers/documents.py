@@ -15,6 +15,7 @@ from .text import plain
 from .tokens import ANALYZERS, MIXED, NAME, spaced, variants
 
 _RULES = 1  # raise when `document`, `tokens` or `text.plain` give other terms for the same paper
+_ENGINE = version("tantivy")  # another version may write other files
 _TEXT = {"title": MIXED, "abstract": MIXED, "notes": MIXED, "author": NAME, "venue": NAME}
 _EXACT = ("id", "cat", "method", "source")
 _DATES = ("announced", "submitted")
@@ -39,7 +40,7 @@ def schema() -> tantivy.Schema:
 
 def fingerprint() -> str:
     """Changes whenever an index made before would no longer fit."""
-    made_of = repr((_RULES, _TEXT, _EXACT, _DATES, version("tantivy")))
+    made_of = repr((_RULES, _TEXT, _EXACT, _DATES, _ENGINE))
     return hashlib.sha256(made_of.encode()).hexdigest()[:10]
 
 

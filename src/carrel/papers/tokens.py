@@ -25,7 +25,6 @@ _INNER_JOINT = re.compile(rf"{_JOINT.pattern}(?<=\w.)(?=\w)")  # the sign first,
 _MOST_PARTS = 4  # of a compound that is also indexed in one word; longer ones are paths and formulas
 _NAMED = {"c++": "cplusplus", "c#": "csharp", "f#": "fsharp", ".net": "dotnet", "a*": "astar", "q&a": "qanda"}
 _NAMED_IN_TEXT = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, _NAMED))})(?![\w+#*&])", re.IGNORECASE)
-_NAMED_SIGNS = ("+", "#", "*", "&", ".net", ".Net", ".NET")
 _GREEK_NAMES = """
 alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi
 omega epsilon phi theta rho sigma Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega mu
@@ -77,7 +76,7 @@ def variants(text: str) -> list[str]:
     if not text.isascii() and _GREEK_LETTER.search(text):
         found |= dict.fromkeys(match[0].translate(_GREEK_TABLE) for match in _GREEK_WORD.finditer(text))
         found |= dict.fromkeys(_joined(text.translate(_GREEK_TABLE)))
-    if any(sign in text for sign in _NAMED_SIGNS):
+    if "+" in text or "#" in text or "*" in text or "&" in text or ".net" in text.lower():
         found |= dict.fromkeys(_NAMED[match[0].lower()] for match in _NAMED_IN_TEXT.finditer(text))
     return list(found)
 
