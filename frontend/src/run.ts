@@ -38,6 +38,7 @@ async function start(form: HTMLFormElement): Promise<void> {
       return;
     }
     panel.innerHTML = text;
+    panel.scrollIntoView({ block: "nearest" });
     const inner = panel.querySelector<HTMLElement>("[data-events]");
     if (inner) follow(inner, () => (button.disabled = false));
     else await finish(answer.headers.get("X-Run") ?? ""); // the result was kept: it is there already
@@ -98,6 +99,7 @@ function complain(form: HTMLFormElement, sentence: string, name: string): void {
   }
   for (const field of form.querySelectorAll<HTMLElement>("[aria-invalid]")) field.removeAttribute("aria-invalid");
   const field = name ? form.querySelector<HTMLElement>(`[name="${CSS.escape(name)}"]`) : null;
+  field?.closest("details")?.setAttribute("open", "");
   field?.setAttribute("aria-invalid", "true");
   field?.focus();
 }

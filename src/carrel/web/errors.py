@@ -157,7 +157,8 @@ def _unforeseen(request: Request, error: Exception) -> Response:
 
 
 def _told(site: Site, request: Request, trouble: Trouble, sentence: str, field: str = "") -> Response:
-    sentence = sentence[:1].upper() + sentence[1:]
+    if not sentence.startswith("arXiv"):
+        sentence = sentence[:1].upper() + sentence[1:]
     if "x-part" in request.headers:  # an island asked: it shows the sentence where the reader is
         return PlainTextResponse(f"{sentence} {trouble.kept}", trouble.status, {"X-Field": field} if field else None)
     return site.render.page(request, "error.html", trouble.status, trouble=trouble, sentence=sentence)
