@@ -235,6 +235,12 @@ def test_misspelt_words_find_similar_ones_and_say_so(index, text, keys):
     assert "Similar spellings" in found.notices[0]
 
 
+def test_no_more_than_three_words_are_taken_for_misspelt(index):
+    found = index.search("mmaba recurent begnio orvietto")
+    assert found.notices[0].count("\u201c") == 3
+    assert found.notices[1] == "No more than 3 words of a query are taken for misspelt ones."
+
+
 @pytest.mark.parametrize("text", ["vea", "123456789", "abs:xyzzyplughq", "-mmaba strings", '"mmaba"'])
 def test_short_words_numbers_exclusions_and_phrases_are_not_guessed_at(index, text):
     assert not any("Similar" in notice for notice in index.search(text).notices)

@@ -10,7 +10,7 @@ import tantivy
 
 from .documents import schema
 from .identifiers import BadIdentifier, parse_arxiv_id
-from .matching import Match, ranked
+from .matching import MOST_FUZZY, Match, ranked
 from .query import parse
 
 Sort = Literal["relevance", "newest", "oldest"]
@@ -73,6 +73,8 @@ class _Search:
             wanted.append(similar)
             keys, total = self._hits(ranked(wanted), by_day=by_day)
             self._notices.append(f"Similar spellings of {_listed(match.misspelt)} were searched as well.")
+            if match.more_misspelt:
+                self._notices.append(f"No more than {MOST_FUZZY} words of a query are taken for misspelt ones.")
         if total < _FEW and not by_day and match.has_choice:
             have_all = total
             keys, total = self._hits(ranked([*wanted, match.loose()]), by_day=False)

@@ -28,7 +28,7 @@ a an and are as at be been but by can do does for from has have how if in into i
 that the their then there these they this to via was we were what when which while will with you your
 """
 _STOP_STEMS = frozenset(map(stem, _STOP_WORDS.split()))
-_MOST_FUZZY = 3
+MOST_FUZZY = 3
 _RARE = 2  # a word found in more papers than this is not taken for a misspelling
 _MOST_PREFIXED = 50
 _ABOVE = 4000.0  # lifts better matches over weaker ones, whose scores stay below
@@ -41,7 +41,7 @@ class Match:
 
     Attributes:
         terms: what to highlight: terms, and rows of terms joined by blanks.
-        misspelt: words for which similar spellings were taken.
+        misspelt: words for which similar spellings were taken; ``more_misspelt`` if there were too many of them.
     """
 
     def __init__(self, node: Node, searcher: tantivy.Searcher) -> None:
@@ -49,6 +49,7 @@ class Match:
         self._schema = schema()
         self.terms: dict[str, None] = {}
         self.misspelt: list[str] = []
+        self.more_misspelt = False
         self._alike: dict[tuple[str, str], list[tuple[str, float]]] = {}
         parts = _flat(node)
         self._wanted = [part for part in parts if not isinstance(part, Not | Within | Among)]
@@ -211,18 +212,16 @@ class Match:
         """``_text``, but beside a word that hardly occurs those that look like it."""
         exact = self._text(node)
         word = node.text.strip(",.;:!?'’")
-        if (
-            exact is None
-            or not word.isalpha()
-            or is_chinese(word)
-            or (len(self.misspelt) >= _MOST_FUZZY and word not in self.misspelt)
-        ):
+        if exact is None or len(word) < 4 or not word.isalpha() or is_chinese(word):
             return exact
         fields = _FIELDS[node.field]
         searched = {field: _terms(field, word) for field in fields}
-        if len(word) < 4 or any(len(terms) != 1 for terms in searched.values()):
+        if any(len(terms) != 1 for terms in searched.values()):
             return exact
         if any(self._searcher.doc_freq(field, terms[0]) > _RARE for field, terms in searched.items()):
+            return exact
+        if len(self.misspelt) >= MOST_FUZZY and word not in self.misspelt:
+            self.more_misspelt = True
             return exact
         queries = [exact]
         for alike in ([f for f in fields if f not in _NAMES], [f for f in fields if f in _NAMES]):
