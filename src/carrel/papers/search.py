@@ -65,8 +65,8 @@ class Index:
             if not self._counted:
                 with store.begin() as papers:
                     waiting, here = papers.outbox(1), papers.count()
-                if not waiting and here != self._count():
-                    _log.info("the search index holds %d papers, the store %d: made anew", self._count(), here)
+                if not waiting and here != self.count():
+                    _log.info("the search index holds %d papers, the store %d: made anew", self.count(), here)
                     return self._rebuild(store, None)
                 self._counted = True
             return written
@@ -139,7 +139,8 @@ class Index:
             _log.warning("the search index cannot be opened: %.200s", failure)
             return False
 
-    def _count(self) -> int:
+    def count(self) -> int:
+        """How many papers the index holds; 0 where there is none."""
         searcher = self._fresh()
         return searcher.num_docs if searcher else 0
 
