@@ -104,7 +104,7 @@ def _atlas() -> Iterator[Finding]:
     catalogue = load_catalogue()
     without = [slug for slug in catalogue if catalogue.result(slug) is None]
     text = f"{len(catalogue)} methods" + (f"; no result yet for {', '.join(without)}" if without else "")
-    yield Finding("atlas", not without, text, f"carrel run {without[0]}" if without else "")
+    yield Finding("atlas", not without, text, f"in the checkout: make claims SLUGS={without[0]}" if without else "")
 
 
 def _shelf(data: Path | None) -> Iterator[Finding]:

@@ -24,7 +24,8 @@ def importing(*, quiet: bool = False) -> Iterator[Callable[[ImportProgress], Non
         TextColumn("{task.fields[rows]:,} records"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         tasks: dict[str, object] = {}
 
         def on_progress(now: ImportProgress) -> None:
