@@ -1,6 +1,9 @@
 """What every family is built from: the mixer contract, norms, a gated MLP, parameter groups for optimisers."""
 
+from .fft_conv import fft_conv as fft_conv
 from .mixer import Mixer as Mixer
 from .norms import RMSNorm as RMSNorm
 from .parameter_groups import parameter_groups as parameter_groups
+from .short_convolution import ShortConvolution as ShortConvolution
+from .short_convolution import ShortConvolutionState as ShortConvolutionState
 from .swiglu import SwiGLU as SwiGLU

@@ -1,6 +1,19 @@
 """Operations that have kernels. Each works on any machine; see docs/ops.md for how a call finds its backend."""
 
+from ._legs_scan import legs_scan as legs_scan
 from ._linear_scan import linear_scan as linear_scan
 from ._matrix_scan import matrix_scan as matrix_scan
+from ._s4d_kernel import discretize_diagonal as discretize_diagonal
+from ._s4d_kernel import power_sums as power_sums
+from ._s4d_kernel import s4d_kernel as s4d_kernel
+from ._s4d_kernel import vandermonde as vandermonde
 
-__all__ = ["linear_scan", "matrix_scan"]
+__all__ = [
+    "discretize_diagonal",
+    "legs_scan",
+    "linear_scan",
+    "matrix_scan",
+    "power_sums",
+    "s4d_kernel",
+    "vandermonde",
+]

@@ -7,10 +7,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from carrel.layers.mixer import Mixer
-from carrel.ops import linear_scan
+
+from .diagonal import diagonal_layer
 
 # 1 - |λ|² stays above this at the start: on the circle itself γ is 0 and ν has no finite value
 _SHORTEST_DISTANCE = 1e-8
@@ -70,8 +70,7 @@ class LRU(Mixer):
         self.nu_log = nn.Parameter(torch.empty(state_dim))
         self.theta_log = nn.Parameter(torch.empty(state_dim))
         self.gamma_log = nn.Parameter(torch.empty(state_dim))
-        # Laid out as torch lays out complex numbers, so that both products are one real GEMM without a copy; C is kept
-        # conjugated, (real, -imaginary), because Re(C h) = Re C Re h - Im C Im h is then a plain dot product.
+        # C is kept conjugated, as (real, -imaginary): see diagonal_layer
         self.B = nn.Parameter(torch.empty(state_dim, 2, dim))
         self.C = nn.Parameter(torch.empty(dim, state_dim, 2))
         self.D = nn.Parameter(torch.empty(dim))
@@ -100,11 +99,7 @@ class LRU(Mixer):
         self._check_state(x, state)
         a = self.eigenvalues()
         into = torch.exp(self.gamma_log)[:, None, None] * self.B  # γ on the weights: smaller than the sequence
-        u = functional.linear(x, into.flatten(0, 1)).to(a.real.dtype)
-        u = torch.view_as_complex(u.reshape(*u.shape[:-1], self.state_dim, 2))
-        h, last = linear_scan(a, u, None if state is None else state.h)
-        parts = torch.view_as_real(h).flatten(-2).to(self.C.dtype)
-        y = functional.linear(parts, self.C.flatten(1)) + self.D * x  # Re(C h): see the layout above
+        y, last = diagonal_layer(x, a, into, self.C, self.D, None if state is None else state.h)
         return y, LRUState(last)
 
     def _check_state(self, x: Tensor, state: LRUState | None) -> None:

@@ -16,8 +16,8 @@ DISCRETIZATIONS = ("zoh", "bilinear")
 def discretize_diagonal(log_dt: Tensor, A: Tensor, disc: str = "zoh") -> tuple[Tensor, Tensor]:
     r"""One step of a diagonal system x' = A x + u: the rate per step and what an input is worth.
 
-    .. math:: \text{zoh: } a = \Delta A,\ \bar b = \frac{e^{\Delta A} - 1}{A}, \qquad
-              \text{bilinear: } a = \log\frac{1 + \Delta A / 2}{1 - \Delta A / 2},\ \bar b = \frac{\Delta}{1 - \Delta A / 2}
+    .. math:: \text{zoh: } a = \Delta A,\ \bar b = \frac{e^{\Delta A} - 1}{A}, \qquad \text{bilinear: }
+              a = \log\frac{1 + \Delta A / 2}{1 - \Delta A / 2},\ \bar b = \frac{\Delta}{1 - \Delta A / 2}
 
     so that x_{l+1} = exp(a) x_l + b u_l.
 
@@ -58,8 +58,9 @@ def s4d_kernel(
         disc: "zoh" or "bilinear".
         backend: "auto", "reference" (torch), "cpu" (numba) or "gpu" (Triton).
     Returns (channels, length), real, in the precision of ``C``.
-    Raises ValueError: shapes or types disagree, length < 1, Re A >= 0 seen by none: that is not asked, for it costs a look at values.
-    Cost: O(channels * modes * length) multiplications, one exponential in 64 of them, no memory beyond the result.
+    Raises ValueError: shapes or types disagree, length < 1; Re A >= 0, looked for on the CPU only and not while
+    compiling. Cost: O(channels * modes * length) multiplications, one exponential in 64 of them, no memory beyond the
+    result.
     Source: arXiv:2206.11893, equation 6.
     """
     if log_dt.ndim != 1 or C.ndim != 2 or C.shape[0] != log_dt.shape[0]:
@@ -71,6 +72,10 @@ def s4d_kernel(
         raise ValueError(f"s4d_kernel: A and C must be complex, got {A.dtype} and {C.dtype}")
     if A.shape not in (C.shape, C.shape[1:]):
         raise ValueError(f"s4d_kernel: A must be {tuple(C.shape)} or {tuple(C.shape[1:])}, got {tuple(A.shape)}")
+    if length < 1:
+        raise ValueError(f"s4d_kernel: length must be at least 1, got {length}")
+    if readable(A) and bool((A.real >= 0).any()):
+        raise ValueError(f"s4d_kernel: A must have negative real parts, got one of {float(A.real.max())}")
     a, b = discretize_diagonal(log_dt.unsqueeze(-1), A, disc)
     return vandermonde((2 * C * b).to(C.dtype), a, length, backend=backend)
 
@@ -99,7 +104,7 @@ def vandermonde(v: Tensor, a: Tensor, length: int, *, backend: str = "auto") -> 
     name = resolve("vandermonde", backend, v.device)
     if name == "reference":
         return reference.evaluate(v, a, length)
-    (k,) = _evaluate(v.reshape(-1, *a.shape), a, length, name)
+    (k,) = _evaluate(v if v.ndim == 3 else v.unsqueeze(0), a, length, name)
     return k.view(*v.shape[:-1], length)
 
 
@@ -122,8 +127,18 @@ def power_sums(u: Tensor, a: Tensor, *, backend: str = "auto") -> Tensor:
     name = resolve("power_sums", backend, u.device)
     if name == "reference":
         return reference.sums(u, a)
-    (s,) = _sums(u.reshape(-1, a.shape[0], u.shape[-1]), a, name)
+    (s,) = _sums(u if u.ndim == 3 else u.unsqueeze(0), a, name)
     return s.view(*u.shape[:-1], a.shape[1])
+
+
+def readable(x: Tensor) -> bool:
+    """Whether looking at values costs nothing: no device to wait for, no tracer, no transform."""
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+    )
 
 
 def _check(op: str, name: str, x: Tensor, a: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Numba kernels of the Vandermonde products: no table of modes times steps, and few exponentials.
 
-With l = 64 q + r the power exp(a l) is exp(64 a q) exp(a r). The 64 inner powers of every mode stay in the cache for a whole channel, and
-what is left is a small matrix product between them and one coefficient per mode and tile. Powers are made by multiplying in float64,
-starting again from an exact exponential every 64 tiles, so that nothing drifts.
+With l = 64 q + r the power exp(a l) is exp(64 a q) exp(a r). The 64 inner powers of every mode stay in the cache for
+a whole channel, and what is left is a small matrix product between them and one coefficient per mode and tile. Powers
+are made by multiplying in float64, starting again from an exact exponential every 64 tiles, so that nothing drifts.
 
 Arrays are indexed, not sliced: a slice counts references, which takes longer than the row it names.
 """

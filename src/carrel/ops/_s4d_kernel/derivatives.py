@@ -1,7 +1,8 @@
 """The derivatives of the two Vandermonde products and their three routes.
 
-`evaluate` takes v (B, H, N) and rates a (H, N) to k_l = Re sum_n v_n exp(a_n l); `sums` takes u (B, H, L) to s_n = sum_l u_l exp(a_n l). Each
-is the other's adjoint but for a conjugate, and a derivative by a only brings down a factor l, so all derivatives are made of the two:
+`evaluate` takes v (B, H, N) and rates a (H, N) to k_l = Re sum_n v_n exp(a_n l); `sums` takes u (B, H, L) to s_n =
+sum_l u_l exp(a_n l). Each is the other's adjoint but for a conjugate, and a derivative by a only brings down a factor
+l, so all derivatives are made of the two:
 
     evaluate: dv = conj(sums(g)),             da = conj(v sums(l g))
     sums:     du = evaluate(conj(g)),         da = g conj(sums(l u))
@@ -58,10 +59,10 @@ def _fold(size: int, dims: tuple[int | None, ...], v: Tensor, a: Tensor, length:
     v = lead(v, dims[0], size)
     if dims[1] is None:
         (k,) = evaluate(v.flatten(0, 1), a, length, backend)
-        return (k.unflatten(0, v.shape[:2]),)
+        return (k.view(size, -1, *k.shape[1:]),)
     a = lead(a, dims[1], size)
     (k,) = evaluate(v.transpose(0, 1).flatten(1, 2), a.flatten(0, 1), length, backend)
-    return (k.unflatten(1, (size, -1)).transpose(0, 1),)
+    return (k.view(len(k), size, -1, length).transpose(0, 1),)
 
 
 evaluate = KernelOp(
@@ -118,10 +119,10 @@ def _sums_fold(size: int, dims: tuple[int | None, ...], u: Tensor, a: Tensor, ba
     u = lead(u, dims[0], size)
     if dims[1] is None:
         (s,) = sums(u.flatten(0, 1), a, backend)
-        return (s.unflatten(0, u.shape[:2]),)
+        return (s.view(size, -1, *s.shape[1:]),)
     a = lead(a, dims[1], size)
     (s,) = sums(u.transpose(0, 1).flatten(1, 2), a.flatten(0, 1), backend)
-    return (s.unflatten(1, (size, -1)).transpose(0, 1),)
+    return (s.view(len(s), size, -1, s.shape[2]).transpose(0, 1),)
 
 
 sums = KernelOp(

@@ -1,7 +1,8 @@
 """Triton kernels of the Vandermonde products: one program per channel and block of steps, or per channel and mode.
 
-As on the CPU, exp(a (64 q + r)) = exp(64 a q) exp(a r): a program that covers ROWS tiles of 64 steps needs ROWS + 64 exponentials per mode for
-its ROWS * 64 products. The exponentials are taken in float64, because their arguments reach thousands of radians.
+As on the CPU, exp(a (64 q + r)) = exp(64 a q) exp(a r): a program that covers ROWS tiles of 64 steps needs ROWS + 64
+exponentials per mode for its ROWS * 64 products. The exponentials are taken in float64, because their arguments reach
+thousands of radians.
 """
 
 from __future__ import annotations
