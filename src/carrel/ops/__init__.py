@@ -7,6 +7,7 @@ from ._s4d_kernel import discretize_diagonal as discretize_diagonal
 from ._s4d_kernel import power_sums as power_sums
 from ._s4d_kernel import s4d_kernel as s4d_kernel
 from ._s4d_kernel import vandermonde as vandermonde
+from ._selective_scan import selective_scan as selective_scan
 
 __all__ = [
     "discretize_diagonal",
@@ -15,5 +16,6 @@ __all__ = [
     "matrix_scan",
     "power_sums",
     "s4d_kernel",
+    "selective_scan",
     "vandermonde",
 ]

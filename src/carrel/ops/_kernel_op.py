@@ -31,9 +31,7 @@ def resolve(op: str, backend: str, device: torch.device) -> str:
         # Here torch loses the derivative of a kernel, mostly without a word: the tracer sees a custom op, which has no
         # forward mode, and forward mode inside forward mode gives zeros for any autograd.Function.
         if backend in ("cpu", "gpu"):
-            raise ValueError(
-                f'{op}: torch cannot carry this torch.func transform through a kernel; use backend="reference"'
-            )
+            raise ValueError(f'{op}: torch cannot carry this transform through a kernel; use backend="reference"')
         return "reference"
     if backend == "auto":
         return {"cpu": "cpu", "cuda": "gpu" if _HAS_TRITON else "reference"}.get(device.type, "reference")

@@ -12,7 +12,7 @@ from . import reference
 from .derivatives import op
 
 _EXACT = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
-_RUN = 16  # channels from which one factor for all beats a copy of it for each: shorter loops do not vectorise
+_RUN = 64  # channels from which one factor for all beats a copy for each (16 ms against 21; at 32, 21 against 16)
 
 
 def linear_scan(
@@ -75,9 +75,13 @@ def _general(a: Tensor, b: Tensor, h0: Tensor | None, reverse: bool, backend: st
         h, last = reference.scan(a.to(wide_dtype(a.dtype)), b.to(wide), h0, reverse)
         return h.to(dtype), last
     if split:
-        h, last = _flat(a.unsqueeze(-1), torch.view_as_real(b), torch.view_as_real(h0), reverse, name)
+        h, last = _flat(a.unsqueeze(-1), _pairs(b), _pairs(h0), reverse, name)
         return torch.view_as_complex(h), torch.view_as_complex(last)
     return _flat(a, b, h0, reverse, name)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj())
 
 
 def _flat(a: Tensor, b: Tensor, h0: Tensor, reverse: bool, backend: str) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ def matrix_scan(
         h, last = reference.scan(A.to(wide), b.to(wide), h0, reverse)
         h = h.to(dtype)
     elif dtype.is_complex and not A.is_complex():  # a real matrix acts on real and imaginary parts alike
-        parts = (torch.view_as_real(x).flatten(-2) for x in (b, h0))
+        parts = (torch.view_as_real(x.resolve_conj()).flatten(-2) for x in (b, h0))
         h, last = (
             torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # type: ignore[no-untyped-call]
             for x in op(A.to(dtype.to_real()), *parts, reverse, name)

@@ -132,8 +132,8 @@ def _backward_columns(A, h0, h, g, dA, total, db, state, nothing, n, m, reverse,
                         dA[i, t, r, c] = product
 
 
-# One kernel a size, compiled when first used: with N constant the loops unroll, and N = 8 runs 1.6 times as fast forward
-# and 2.5 times backward.
+# One kernel a size, compiled when first used: with N constant the loops unroll, and N = 8 runs 1.6 times as fast
+# forward and 2.5 times backward.
 _FORWARD = [_forward_column(n) for n in range(_UNROLLED + 1)]
 _BACKWARD = [_backward_column(n) for n in range(_UNROLLED + 1)]
 
