@@ -154,7 +154,7 @@ def _backward_runs(a, h0, h, g, da, total, nothing, db, state, reverse, i0, i1, 
 def forward(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
     """h like b and the last state like h0, for a (B or 1, L or 1, G) with G dividing C, b (B, L, C), h0 (B, C)."""
     batch, length, channels = b.shape
-    h, state = fresh(b.shape, b.dtype), h0.clone(memory_format=torch.contiguous_format)
+    h, state = fresh(b.shape, b.dtype), _copy(h0)
     if b.dtype != h0.dtype:
         for piece in _pieces(length, batch * channels, reverse):
             h[:, piece], state = forward(_cut(a, length, piece).float(), b[:, piece].float(), state, reverse)
@@ -173,7 +173,7 @@ def backward(
     batch, length, channels = h.shape
     factors = a.shape[2]
     invariant = a.shape[1] != length
-    db, state = fresh(h.shape, h.dtype), g_last.clone(memory_format=torch.contiguous_format)
+    db, state = fresh(h.shape, h.dtype), _copy(g_last)
     # a factor that serves every token has its gradient summed in a wider type and rounded at the end
     wider = torch.complex128 if h.is_complex() else torch.float64
     da = torch.empty((0, 0, 0), dtype=h.dtype) if invariant else fresh((batch, length, factors), h.dtype)
@@ -201,7 +201,9 @@ def _backward_in_pieces(
     a: Tensor, h0: Tensor, h: Tensor, g: Tensor, g_last: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, channels = h.shape
-    da, db = torch.zeros(a.shape, dtype=h0.dtype), fresh(h.shape, h.dtype)
+    invariant = a.shape[1] != length
+    da = torch.zeros(a.shape, dtype=h0.dtype) if invariant else fresh(a.shape, a.dtype)
+    db = fresh(h.shape, h.dtype)
     arrived = g_last
     for piece in reversed(_pieces(length, batch * channels, reverse)):
         before = piece.stop if reverse else piece.start - 1
@@ -209,11 +211,15 @@ def _backward_in_pieces(
         kept, states = _cut(a, length, piece).float(), h[:, piece].float()
         part, lam, arrived = backward(kept, start, states, g[:, piece].float(), arrived, reverse)
         db[:, piece] = lam
-        if a.shape[1] == length:
-            da[:, piece] = part
-        else:
+        if invariant:
             da += part
+        else:
+            da[:, piece] = part
     return da.to(a.dtype), db, arrived if length else g_last.clone()
+
+
+def _copy(state: Tensor) -> Tensor:
+    return state.clone() if state.is_contiguous() else state.clone(memory_format=torch.contiguous_format)
 
 
 def _pieces(length: int, row: int, reverse: bool) -> list[slice]:

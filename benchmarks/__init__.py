@@ -1,0 +1,1 @@
+"""Our kernels side by side with their peers. See `python -m benchmarks --help`."""
