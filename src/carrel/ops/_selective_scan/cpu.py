@@ -1,15 +1,16 @@
 """Numba kernels of `selective_scan`: nothing of size (batch, length, channels, state) is ever made.
 
-The channels of one group are cut into blocks of `BLOCK`. The states of a block, (state, BLOCK), stay in the first-level cache while
-the kernel goes through time, with the channel as the inner loop: then all that depends on the token and the channel is a vector,
-all that depends on the token and the state a scalar, and y needs no sum across a vector.
+The channels of one group are cut into blocks of `BLOCK`. The states of a block, (state, BLOCK), stay in the first-level
+cache while the kernel goes through time, with the channel as the inner loop: then all that depends on the token and the
+channel is a vector, all that depends on the token and the state a scalar, and y needs no sum across a vector.
 
-The forward pass keeps the states at the start of every chunk of tokens. The backward pass walks the chunks from the last to the
-first, computes the states of one again into a buffer that the second-level cache holds, and goes back through it. Gradients of B and
-C are sums over channels: each block writes its own, so threads do not meet and the sums do not depend on their number.
+The forward pass keeps the states at the start of every chunk of tokens. The backward pass walks the chunks from the
+last to the first, computes the states of one again into a buffer that the second-level cache holds, and goes back
+through it. Gradients of B and C are sums over channels: each block writes its own, so threads do not meet and the sums
+do not depend on their number.
 
-Blocks are padded to their full width, so that inner loops have a fixed length; rows that one loop uses lie at fixed distances in one
-array, because LLVM only vectorises what it can show, with a few comparisons, not to overlap.
+Blocks are padded to their full width, so that inner loops have a fixed length; rows that one loop uses lie at fixed
+distances in one array, because LLVM only vectorises what it can show, with a few comparisons, not to overlap.
 """
 
 from __future__ import annotations
@@ -22,21 +23,14 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .._kernel_op import array, fresh, over_blocks, wide_dtype
+from .._memory import array, fresh, over_blocks
+from .reference import not_negative, step_below_zero
 from .vector_math import LOG2E, exp2, log1p_unit
 
 # Products and sums may fuse and reorder; NaN and infinity keep their meaning.
-_kernel: Callable[..., Any] = njit(
-    nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy"
-)
+_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 BLOCK = 64  # channels: eight vectors of float32
-_BUFFER = 128 << 10  # bytes of the states of one chunk in the backward pass; as much again for the decays
-
-
-def chunk(state: int, dtype: torch.dtype) -> int:
-    """Tokens between two states that are kept."""
-    return max(4, min(64, _BUFFER // (BLOCK * state * wide_dtype(dtype).itemsize)))
 
 
 @_kernel
@@ -50,36 +44,63 @@ def _place(task, channels, groups):
 
 
 @_kernel
-def _step(v, x, bias, softplus, width, x_row, delta_row):
-    """The size of the step, what it adds, and the slope of the step in delta, at 0, BLOCK and 3 BLOCK of v; least step found."""
-    one, zero, scale = x.dtype.type(1), x.dtype.type(0), x.dtype.type(-LOG2E)
+def _sigmoid(v):
+    """Fill row 1 of v with the sigmoid of row 0."""
+    one, zero, scale = v.dtype.type(1), v.dtype.type(0), v.dtype.type(-LOG2E)
+    for c in range(BLOCK):
+        e = exp2(abs(v[c]) * scale)
+        v[BLOCK + c] = (one if v[c] >= zero else e) / (one + e)
+
+
+@_kernel
+def _load_token(w, x, delta, width):
+    for c in range(width):
+        w[4 * BLOCK + c] = x[c]
+        w[5 * BLOCK + c] = delta[c]
+
+
+@_kernel
+def _step(w, fixed, softplus):
+    """From x and delta in w: the step, what it adds, what D passes on, and the slope of the step in delta."""
+    one, zero, scale = w.dtype.type(1), w.dtype.type(0), w.dtype.type(-LOG2E)
     if softplus:
-        for c in range(width):
-            s = delta_row[c] + bias[c]
-            e = exp2(abs(s) * scale)
-            d = max(s, zero) + log1p_unit(e)
-            v[c] = d
-            v[BLOCK + c] = d * x_row[c]
-            v[3 * BLOCK + c] = (one if s >= zero else e) / (one + e)
+        for c in range(BLOCK):
+            raw = w[5 * BLOCK + c] + fixed[c]
+            e = exp2(abs(raw) * scale)
+            step = max(raw, zero) + log1p_unit(e)
+            w[c] = step
+            w[BLOCK + c] = step * w[4 * BLOCK + c]
+            w[2 * BLOCK + c] = fixed[BLOCK + c] * w[4 * BLOCK + c]
+            w[3 * BLOCK + c] = (one if raw >= zero else e) / (one + e)
     else:
-        for c in range(width):
-            d = delta_row[c] + bias[c]
-            v[c] = d
-            v[BLOCK + c] = d * x_row[c]
-            v[3 * BLOCK + c] = one
+        for c in range(BLOCK):
+            step = w[5 * BLOCK + c] + fixed[c]
+            w[c] = step
+            w[BLOCK + c] = step * w[4 * BLOCK + c]
+            w[2 * BLOCK + c] = fixed[BLOCK + c] * w[4 * BLOCK + c]
+            w[3 * BLOCK + c] = one
 
 
 @_kernel
 def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus, tokens, i0, i1, c0, c1):
     length, channels = x.shape[1:]
     groups, state = B.shape[2:]
-    one, zero, to_two = x.dtype.type(1), x.dtype.type(0), x.dtype.type(LOG2E)
-    v = np.zeros(4 * BLOCK, x.dtype)  # step, what it adds, output, slope
+    zero, to_two = x.dtype.type(0), x.dtype.type(LOG2E)
+    w = np.zeros(6 * BLOCK, x.dtype)  # step, what it adds, output, slope, x, delta
+    fixed = np.zeros(2 * BLOCK, x.dtype)  # bias, D
+    gate = np.zeros(2 * BLOCK, x.dtype)  # z, its sigmoid
     rows = np.zeros(state * 2 * BLOCK, x.dtype)  # of each state: A / log 2, h
     gated, keeps = z.size > 0, states.size > 0
     for task in range(i0, i1):
         i, g, _, first, width = _place(task, channels, groups)
         end = first + width
+        if width < BLOCK:  # what an earlier block left beyond the edge
+            w[:] = zero
+            fixed[:] = zero
+            rows[:] = zero
+        for c in range(width):
+            fixed[c] = bias[first + c]
+            fixed[BLOCK + c] = D[first + c]
         for n in range(state):
             row = rows[n * 2 * BLOCK : (n + 1) * 2 * BLOCK]
             for c in range(width):
@@ -93,31 +114,30 @@ def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus
                     row, kept = rows[n * 2 * BLOCK : (n + 1) * 2 * BLOCK], states[i, t // tokens, n, first:end]
                     for c in range(width):
                         kept[c] = row[BLOCK + c]
-            x_row, out = x[i, t, first:end], y[i, t, first:end]
-            _step(v, x, bias[first:end], softplus, width, x_row, delta[i, t, first:end])
+            _load_token(w, x[i, t, first:end], delta[i, t, first:end], width)
+            _step(w, fixed, softplus)
             if not softplus:
-                least = zero
                 for c in range(width):
-                    least = min(least, v[c])
-                if least < zero:
-                    wrong[1] = 1
-            for c in range(width):
-                v[2 * BLOCK + c] = D[first + c] * x_row[c]
+                    if w[c] < zero:
+                        wrong[1] = 1
             for n in range(state):
                 row = rows[n * 2 * BLOCK : (n + 1) * 2 * BLOCK]
                 into, from_ = B[i, t, g, n], C[i, t, g, n]
                 for c in range(BLOCK):
-                    h = exp2(v[c] * row[c]) * row[BLOCK + c] + v[BLOCK + c] * into
+                    h = exp2(w[c] * row[c]) * row[BLOCK + c] + w[BLOCK + c] * into
                     row[BLOCK + c] = h
-                    v[2 * BLOCK + c] += from_ * h
+                    w[2 * BLOCK + c] += from_ * h
+            out = y[i, t, first:end]
             if gated:
-                gate = z[i, t, first:end]
+                z_row = z[i, t, first:end]
                 for c in range(width):
-                    e = exp2(abs(gate[c]) * -to_two)
-                    out[c] = v[2 * BLOCK + c] * gate[c] * (one if gate[c] >= zero else e) / (one + e)
+                    gate[c] = z_row[c]
+                _sigmoid(gate)
+                for c in range(width):
+                    out[c] = w[2 * BLOCK + c] * gate[c] * gate[BLOCK + c]
             else:
                 for c in range(width):
-                    out[c] = v[2 * BLOCK + c]
+                    out[c] = w[2 * BLOCK + c]
         for n in range(state):
             row = rows[n * 2 * BLOCK : (n + 1) * 2 * BLOCK]
             for c in range(width):
@@ -125,26 +145,60 @@ def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus
 
 
 @_kernel
+def _again(per_token, past, rows, fixed, x, delta, B, C, softplus):
+    """The states of a chunk once more, from those before it: fills both buffers; rows as in the backward pass."""
+    state, width = B.shape[1], x.shape[1]
+    for t in range(x.shape[0]):
+        w = per_token[t * 6 * BLOCK : (t + 1) * 6 * BLOCK]
+        _load_token(w, x[t], delta[t], width)
+        _step(w, fixed, softplus)
+        for n in range(state):
+            row = rows[n * 3 * BLOCK : (n + 1) * 3 * BLOCK]
+            at, after = (t * state + n) * 2 * BLOCK, ((t + 1) * state + n) * 2 * BLOCK
+            here, there = past[at : at + 2 * BLOCK], past[after : after + 2 * BLOCK]
+            into, from_ = B[t, n], C[t, n]
+            for c in range(BLOCK):
+                a = exp2(w[c] * row[c])
+                here[c] = a
+                h = a * here[BLOCK + c] + w[BLOCK + c] * into
+                there[BLOCK + c] = h
+                w[2 * BLOCK + c] += from_ * h
+
+
+@_kernel
 def _backward(
-    x, delta, A, B, C, D, z, bias, states, gy, g_last, dx, ddelta, dA, dB, dC, dD, dz, dh0, dbias, softplus, tokens, i0, i1, c0, c1
+    x, delta, A, B, C, D, z, bias, states, gy, g_last,
+    dx, ddelta, dA, dB, dC, dD, dz, dh0, dbias, softplus, tokens, i0, i1, c0, c1,
 ):  # fmt: skip
     length, channels = x.shape[1:]
     groups, state = B.shape[2:]
     one, zero, to_two, from_two = x.dtype.type(1), x.dtype.type(0), x.dtype.type(LOG2E), x.dtype.type(1 / LOG2E)
-    per_token = np.zeros(tokens * 4 * BLOCK, x.dtype)  # of each token: step, what it adds, output, slope
-    v = np.zeros(5 * BLOCK, x.dtype)  # gradient of y, step, what it adds, sum over states of q A, of lambda B
-    rows = np.zeros(state * 3 * BLOCK, x.dtype)  # of each state: A / log 2, a_{t+1} lambda_{t+1}, gradient of A in this chunk
-    whole = np.zeros(state * BLOCK, np.float64)  # gradient of A
+    per_token = np.zeros(tokens * 6 * BLOCK, x.dtype)  # of each token what the forward pass keeps of the present one
+    v = np.zeros(7 * BLOCK, x.dtype)  # gradient of y, step, what it adds, sums of q A and lambda B, gradients to come
+    fixed = np.zeros(2 * BLOCK, x.dtype)  # bias, D
+    gate = np.zeros(2 * BLOCK, x.dtype)  # z, its sigmoid
+    rows = np.zeros(state * 3 * BLOCK, x.dtype)  # of each state: A / log 2, a_{t+1} lambda_{t+1}, dA of this chunk
+    whole = np.zeros((state + 2) * BLOCK, np.float64)  # dA, dD, dbias
     # of each token and state: decay, h before; one token more, whose h before is the chunk's last
     past = np.zeros((tokens + 1) * state * 2 * BLOCK, x.dtype)
+    d_skip = whole[state * BLOCK : (state + 1) * BLOCK]
+    d_bias = whole[(state + 1) * BLOCK : (state + 2) * BLOCK]
     gated = z.size > 0
     for task in range(i0, i1):
         i, g, k, first, width = _place(task, channels, groups)
         end = first + width
         whole[:] = 0
+        if width < BLOCK:  # what an earlier block left beyond the edge
+            v[:] = zero
+            fixed[:] = zero
+            rows[:] = zero
+            past[:] = zero
+            per_token[:] = zero
+        for c in range(width):
+            fixed[c] = bias[first + c]
+            fixed[BLOCK + c] = D[first + c]
         for n in range(state):
             row = rows[n * 3 * BLOCK : (n + 1) * 3 * BLOCK]
-            row[:] = 0
             for c in range(width):
                 row[c] = A[first + c, n] * to_two
                 row[BLOCK + c] = g_last[i, first + c, n]
@@ -154,37 +208,26 @@ def _backward(
                 here, kept = past[n * 2 * BLOCK : (n + 1) * 2 * BLOCK], states[i, start // tokens, n, first:end]
                 for c in range(width):
                     here[BLOCK + c] = kept[c]
-            for t in range(start, stop):
-                w = per_token[(t - start) * 4 * BLOCK : (t - start + 1) * 4 * BLOCK]
-                x_row = x[i, t, first:end]
-                _step(w, x, bias[first:end], softplus, width, x_row, delta[i, t, first:end])
-                for c in range(width):
-                    w[2 * BLOCK + c] = D[first + c] * x_row[c]
-                for n in range(state):
-                    row = rows[n * 3 * BLOCK : (n + 1) * 3 * BLOCK]
-                    at = ((t - start) * state + n) * 2 * BLOCK
-                    here = past[at : at + (state + 1) * 2 * BLOCK]
-                    after = past[at + state * 2 * BLOCK : at + (state + 1) * 2 * BLOCK]
-                    into, from_ = B[i, t, g, n], C[i, t, g, n]
-                    for c in range(BLOCK):
-                        a = exp2(w[c] * row[c])
-                        here[c] = a
-                        h = a * here[BLOCK + c] + w[BLOCK + c] * into
-                        after[BLOCK + c] = h
-                        w[2 * BLOCK + c] += from_ * h
+            _again(
+                per_token, past, rows, fixed, x[i, start:stop, first:end], delta[i, start:stop, first:end],
+                B[i, start:stop, g], C[i, start:stop, g], softplus,
+            )  # fmt: skip
             for t in range(stop - 1, start - 1, -1):
-                w = per_token[(t - start) * 4 * BLOCK : (t - start + 1) * 4 * BLOCK]
-                arrived, x_row = gy[i, t, first:end], x[i, t, first:end]
+                w = per_token[(t - start) * 6 * BLOCK : (t - start + 1) * 6 * BLOCK]
+                arrived = gy[i, t, first:end]
+                for c in range(width):
+                    v[c] = arrived[c]
                 if gated:
-                    gate, d_gate = z[i, t, first:end], dz[i, t, first:end]
+                    z_row, d_gate = z[i, t, first:end], dz[i, t, first:end]
                     for c in range(width):
-                        e = exp2(abs(gate[c]) * -to_two)
-                        open_ = (one if gate[c] >= zero else e) / (one + e)
-                        v[c] = arrived[c] * gate[c] * open_
-                        d_gate[c] = arrived[c] * w[2 * BLOCK + c] * open_ * (one + gate[c] * (one - open_))
-                else:
+                        gate[c] = z_row[c]
+                    _sigmoid(gate)
+                    for c in range(BLOCK):
+                        open_ = gate[BLOCK + c]
+                        v[5 * BLOCK + c] = v[c] * w[2 * BLOCK + c] * open_ * (one + gate[c] * (one - open_))
+                        v[c] *= gate[c] * open_
                     for c in range(width):
-                        v[c] = arrived[c]
+                        d_gate[c] = v[5 * BLOCK + c]
                 for c in range(BLOCK):
                     v[BLOCK + c] = w[c]
                     v[2 * BLOCK + c] = w[BLOCK + c]
@@ -209,23 +252,28 @@ def _backward(
                         row[2 * BLOCK + c] += q * v[BLOCK + c]
                     dB[k, i, t, g, n] = d_into
                     dC[k, i, t, g, n] = d_from
+                for c in range(BLOCK):
+                    v[5 * BLOCK + c] = fixed[BLOCK + c] * v[c] + v[BLOCK + c] * v[4 * BLOCK + c]
+                    added = w[4 * BLOCK + c] * v[4 * BLOCK + c]
+                    v[6 * BLOCK + c] = (v[3 * BLOCK + c] * from_two + added) * w[3 * BLOCK + c]
+                for c in range(BLOCK):
+                    d_skip[c] += v[c] * w[4 * BLOCK + c]
+                    d_bias[c] += v[6 * BLOCK + c]
                 d_x, d_delta = dx[i, t, first:end], ddelta[i, t, first:end]
                 for c in range(width):
-                    d_x[c] = D[first + c] * v[c] + v[BLOCK + c] * v[4 * BLOCK + c]
-                    found = (v[3 * BLOCK + c] * from_two + x_row[c] * v[4 * BLOCK + c]) * w[3 * BLOCK + c]
-                    d_delta[c] = found
-                    dbias[i, first + c] += found
-                    dD[i, first + c] += v[c] * x_row[c]
+                    d_x[c] = v[5 * BLOCK + c]
+                    d_delta[c] = v[6 * BLOCK + c]
             for n in range(state):
                 row, sums = rows[n * 3 * BLOCK : (n + 1) * 3 * BLOCK], whole[n * BLOCK : (n + 1) * BLOCK]
-                for c in range(width):
+                for c in range(BLOCK):
                     sums[c] += row[2 * BLOCK + c]
                     row[2 * BLOCK + c] = zero
-        for n in range(state):
-            row, sums = rows[n * 3 * BLOCK : (n + 1) * 3 * BLOCK], whole[n * BLOCK : (n + 1) * BLOCK]
-            for c in range(width):
-                dA[i, first + c, n] = sums[c]
-                dh0[i, first + c, n] = row[BLOCK + c]
+        for c in range(width):
+            dD[i, first + c] = d_skip[c]
+            dbias[i, first + c] = d_bias[c]
+            for n in range(state):
+                dA[i, first + c, n] = whole[n * BLOCK + c]
+                dh0[i, first + c, n] = rows[(n * 3 + 1) * BLOCK + c]
 
 
 def _blocks(channels: int, groups: int) -> int:
@@ -233,7 +281,7 @@ def _blocks(channels: int, groups: int) -> int:
 
 
 def _wide(*tensors: Tensor) -> list[Any]:
-    return [array(x.to(wide_dtype(x.dtype))) for x in tensors]
+    return [array(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x) for x in tensors]
 
 
 def forward(
@@ -248,9 +296,10 @@ def forward(
     bias: Tensor,
     states: Tensor,
     softplus: bool,
+    tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """y like x and the last state like h0; fills ``states``, if it is not empty, with those before every chunk of tokens."""
-    batch, length, channels = x.shape
+    """y like x and the last state like h0; fills ``states``, if not empty, with those before every chunk of tokens."""
+    batch, _, channels = x.shape
     groups, state = B.shape[2:]
     wide = h0.dtype
     y, last = fresh(x.shape, wide), fresh(h0.shape, wide)
@@ -259,15 +308,12 @@ def forward(
     wrong = np.zeros(2, np.int64)
     over_blocks(
         _forward, batch * groups * _blocks(channels, groups), 1, 1, x.numel() * state,
-        *_wide(x, delta, A, B, C, D, z, h0, bias), array(y), array(last), array(states), wrong, softplus, chunk(state, wide),
+        *_wide(x, delta, A, B, C, D, z, h0, bias), array(y), array(last), array(states), wrong, softplus, tokens,
     )  # fmt: skip
     if wrong[0]:
-        raise ValueError(f"selective_scan: A must be negative everywhere, its largest entry is {A.max().item():g}")
+        raise ValueError(not_negative(A))
     if wrong[1]:
-        raise ValueError(
-            "selective_scan: with delta_softplus=False every step delta + delta_bias must be at least 0, "
-            f"the least is {(delta + bias).min().item():g}"
-        )
+        raise ValueError(step_below_zero(delta, bias))
     return y.to(x.dtype), last
 
 
@@ -285,9 +331,10 @@ def backward(
     gy: Tensor,
     g_last: Tensor,
     softplus: bool,
+    tokens: int,
 ) -> tuple[Tensor, ...]:
     """Gradients of x, delta, A, B, C, D, z, h0 and bias."""
-    batch, length, channels = x.shape
+    batch, _, channels = x.shape
     groups, state = B.shape[2:]
     wide = h0.dtype
     if x.numel() == 0:
@@ -298,11 +345,13 @@ def backward(
     dz = fresh(z.shape, wide)
     dA, dh0 = torch.empty((batch, channels, state), dtype=torch.float64), fresh(h0.shape, wide)
     dB, dC = (fresh((blocks, *B.shape), wide) for _ in range(2))
-    dD, dbias = (torch.zeros((batch, channels), dtype=torch.float64) for _ in range(2))
+    dD, dbias = (torch.empty((batch, channels), dtype=torch.float64) for _ in range(2))
     over_blocks(
         _backward, batch * groups * blocks, 1, 1, x.numel() * state,
         *_wide(x, delta, A, B, C, D, z, bias), array(states), *_wide(gy, g_last),
-        *(array(found) for found in (dx, ddelta, dA, dB, dC, dD, dz, dh0, dbias)), softplus, chunk(state, wide),
+        *(array(found) for found in (dx, ddelta, dA, dB, dC, dD, dz, dh0, dbias)), softplus, tokens,
     )  # fmt: skip
     found = (dx, ddelta, dA.sum(0), dB.sum(0), dC.sum(0), dD.sum(0), dz, dh0, dbias.sum(0))
-    return tuple(gradient.to(like.dtype) for gradient, like in zip(found, (x, delta, A, B, C, D, z, h0, bias), strict=True))
+    return tuple(
+        gradient.to(like.dtype) for gradient, like in zip(found, (x, delta, A, B, C, D, z, h0, bias), strict=True)
+    )

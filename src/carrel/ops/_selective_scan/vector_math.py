@@ -1,7 +1,7 @@
 """Exponentials that LLVM turns into vector code inside a numba loop, where a call of the C library's would stop it.
 
-All are for arguments that are at most 0 or made so, because a decay and a sigmoid need no other. They are compiled without the
-freedom to reassociate: rounding by adding and taking away a large number is the first thing that it would undo.
+All are for arguments that are at most 0 or made so, because a decay and a sigmoid need no other. They are compiled
+without the freedom to reassociate: rounding by adding and taking away a large number is what it would undo first.
 """
 
 from __future__ import annotations
@@ -15,25 +15,28 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 LOG2E = 1 / math.log(2)
-_EXACT = {"fastmath": {"contract"}, "error_model": "numpy"}
+_EXACT: Any = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 
-def _fit(degree: int) -> list[float]:
-    """Coefficients of q, highest first, in 2^r = 1 + r q(r) for |r| <= 1/2: at 0 it is exact, where slow decays live."""
-    r = np.cos(np.pi * (np.arange(400) + 0.5) / 400) / 2
-    return [float(c) for c in np.polynomial.polynomial.polyfit(r, np.expm1(r * math.log(2)) / r, degree)[::-1]]
+# Coefficients of q, highest first, in 2^r = 1 + r q(r) for |r| <= 1/2, which is exact at 0, where slow decays live:
+# a fit for float32, and for float64, where monomials are too poorly conditioned for one, the Taylor series.
+_R = np.cos(np.pi * (np.arange(400) + 0.5) / 400) / 2
+_SINGLE = [float(c) for c in np.polynomial.polynomial.polyfit(_R, np.expm1(_R * math.log(2)) / _R, 5)[::-1]]
+_DOUBLE = [math.log(2) ** k / math.factorial(k) for k in range(13, 0, -1)]
 
 
-@intrinsic  # type: ignore[misc]
-def _bits(context: Any, x: Any) -> Any:
+def _reinterpret(context: Any, x: Any) -> Any:
     """The number's bits as a whole number of the same size, and the other way round."""
-    pairs = {types.float32: types.int32, types.float64: types.int64}
+    pairs: Any = {types.float32: types.int32, types.float64: types.int64}
     target = {**pairs, **{whole: real for real, whole in pairs.items()}}[x]
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(target))
 
     return target(x), generate
+
+
+_bits: Any = intrinsic(_reinterpret)
 
 
 def _exp2_of(real: Any, whole: Any, mantissa: int, bias: int, coefficients: list[float]) -> Callable[..., Any]:
@@ -44,28 +47,28 @@ def _exp2_of(real: Any, whole: Any, mantissa: int, bias: int, coefficients: list
     c = tuple(real(value) for value in coefficients)
     if len(c) == 6:
 
-        def exp2(x):
+        def exp2(x: Any) -> Any:
             x = max(x, lowest)  # there the exponent's bits are 0, and so is the result
             t = x + large
             r = x - (t - large)
             q = ((((c[0] * r + c[1]) * r + c[2]) * r + c[3]) * r + c[4]) * r + c[5]
-            return (q * r + one) * _bits(_bits(t) << places)
+            return (q * r + one) * _bits(whole(_bits(t) << places))
 
     else:
 
-        def exp2(x):
+        def exp2(x: Any) -> Any:
             x = max(x, lowest)
             t = x + large
             r = x - (t - large)
             q = (((((c[0] * r + c[1]) * r + c[2]) * r + c[3]) * r + c[4]) * r + c[5]) * r + c[6]
             q = (((((q * r + c[7]) * r + c[8]) * r + c[9]) * r + c[10]) * r + c[11]) * r + c[12]
-            return (q * r + one) * _bits(_bits(t) << places)
+            return (q * r + one) * _bits(whole(_bits(t) << places))
 
     return exp2
 
 
-_exp2_single = _exp2_of(np.float32, np.int32, 23, 127, _fit(5))
-_exp2_double = _exp2_of(np.float64, np.int64, 52, 1023, _fit(12))
+_exp2_single = _exp2_of(np.float32, np.int32, 23, 127, _SINGLE)
+_exp2_double = _exp2_of(np.float64, np.int64, 52, 1023, _DOUBLE)
 
 
 def exp2(x: Any) -> Any:
@@ -88,7 +91,7 @@ def _log1p_of(real: Any, terms: int) -> Callable[..., Any]:
     odd = tuple(real(2 / (2 * k + 1)) for k in range(terms))
     if terms == 8:
 
-        def log1p_unit(x):
+        def log1p_unit(x: Any) -> Any:
             s = x / (two + x)
             w = s * s
             p = (((odd[7] * w + odd[6]) * w + odd[5]) * w + odd[4]) * w + odd[3]
@@ -96,7 +99,7 @@ def _log1p_of(real: Any, terms: int) -> Callable[..., Any]:
 
     else:
 
-        def log1p_unit(x):
+        def log1p_unit(x: Any) -> Any:
             s = x / (two + x)
             w = s * s
             p = (((odd[17] * w + odd[16]) * w + odd[15]) * w + odd[14]) * w + odd[13]
