@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def copy_first_symbol(
-    batch: int, *, length: int, classes: int = 10, noise: float = 0.3, generator: torch.Generator
+    batch: int, *, length: int, classes: int = 10, noise: float = 0.05, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     r"""A symbol, then noise; name the symbol at the end.
 
