@@ -117,6 +117,7 @@ def index(tmp_path_factory, new_shelf):
         ("date:1999..2001", {STRINGS}),
         ("date:2023-03-15..2023-11-30", set()),
         ("submitted:2023-12-01", {MAMBA}),
+        ("submitted:2023-12..", {MAMBA}),
         ("submitted:..2023-11-30", set()),
         ("submitted:0001..9999", {MAMBA}),
         ("announced:2023-03-14", {RNNS}),

@@ -10,6 +10,8 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
+from datetime import UTC, date, datetime
 
 import pytest
 
@@ -49,6 +51,16 @@ def test_an_index_follows_what_is_put_changed_and_removed(tmp_path, shelf):
     assert index.search("changed").keys == [paper(1).key]
     assert index.search("word1", sort="newest").total == 0
     assert index.search("word21").keys == [paper(21).key]
+
+
+def test_days_that_the_engine_cannot_tell_are_indexed_at_the_ends_of_its_clock(tmp_path, shelf):
+    old, far = date(1000, 1, 2), date(9999, 12, 31)
+    shelf.put(replace(paper(31, "ancient"), announced=old, submitted=datetime(1000, 1, 1, tzinfo=UTC)))
+    shelf.put(replace(paper(32, "distant"), announced=far, submitted=datetime(9999, 12, 31, 23, 59, tzinfo=UTC)))
+    index = open_index(tmp_path / "index")
+    assert index.update(shelf) == 22
+    assert index.search("announced:..1700").keys == [paper(31).key]
+    assert index.search("submitted:2200..").keys == [paper(32).key]
 
 
 def test_taking_up_a_change_twice_changes_nothing(tmp_path, shelf):

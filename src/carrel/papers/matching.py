@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import tantivy
 
-from .documents import day_bounds, schema
+from .documents import day_bounds, midnight, schema
 from .query import AllOf, Among, Node, Not, Phrase, Within, Words
 from .spelling import similar
 from .tokens import is_chinese, names, runs, spellings, stem, stems
@@ -32,8 +31,6 @@ MOST_FUZZY = 3
 _RARE = 2  # a word found in more papers than this is not taken for a misspelling
 _MOST_PREFIXED = 50
 _ABOVE = 4000.0  # lifts better matches over weaker ones, whose scores stay below
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CLOCK_DAYS = 106_000
 
 
 class Match:
@@ -140,10 +137,10 @@ class Match:
             low, high = (node.low, node.high) if node.field == "year" else day_bounds(node.low, node.high)
             field = "year" if node.field == "year" else "day"
             return tantivy.Query.range_query(self._schema, field, tantivy.FieldType.Integer, low, high)
-        first = None if node.low is None else _midnight(node.low)
-        after = None if node.high is None else _midnight(node.high + 1)
+        first = None if node.low is None else midnight(node.low)
+        after = None if node.high is None else midnight(node.high + 1)
         return tantivy.Query.range_query(
-            self._schema, node.field, tantivy.FieldType.Date, first, after, include_upper=False
+            self._schema, node.field, tantivy.FieldType.Date, first, after, include_upper=after is None
         )
 
     def _phrase(self, node: Phrase) -> tantivy.Query | None:
@@ -284,9 +281,3 @@ def _terms(field: str, text: str) -> list[str]:
 
 def _is_stop_word(node: Words) -> bool:
     return node.field is None and stem(node.text) in _STOP_STEMS
-
-
-def _midnight(ordinal: int) -> datetime:
-    """Where a day starts; days that the engine's clock cannot tell are moved to its ends, near 1680 and 2260."""
-    since = max(-_CLOCK_DAYS, min(ordinal - _EPOCH.toordinal(), _CLOCK_DAYS))
-    return _EPOCH + timedelta(days=since)
