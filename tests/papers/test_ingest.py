@@ -142,6 +142,28 @@ def test_a_row_of_the_snapshot_without_what_it_should_have_is_kept_with_a_remark
     assert (paper.version, paper.submitted, paper.announced, paper.authors) == (1, None, None, ("A", "B"))
 
 
+@pytest.mark.parametrize(
+    ("entries", "number", "reason"),
+    [
+        ([("v1", "Mon, 2 Apr 2007 19:18:42 GMT"), ("v1", "x")], 1, "the date of version 1 cannot be read: 'x'"),
+        ([("v1", "Fri, 31 Dec 9999 23:00:00 -0500")], 1, "the date of version 1 cannot be read"),
+        ([("v1", "Wed, 01 Jan 1000 00:00:00 GMT")], 1, "the date of version 1 cannot be read"),
+        ([("v99999999999999999999", "Mon, 2 Apr 2007 19:18:42 GMT")], None, "a version is called"),
+        ([("v-3", "Mon, 2 Apr 2007 19:18:42 GMT")], None, "a version is called"),
+    ],
+)
+def test_versions_that_cannot_be_leave_the_paper_with_a_remark(
+    store: Store, tmp_path: Path, entries: list[tuple[str, str]], number: int | None, reason: str
+) -> None:
+    versions = [{"version": version, "created": created} for version, created in entries]
+    report = import_file(
+        lines(tmp_path / "f", {**SNAPSHOT, "versions": versions}, SNAPSHOT | {"id": "0704.0002"}), store
+    )
+    assert (report.new, report.rejected, report.noted) == (2, 0, 1)
+    assert reason in remarks(report)[0]["reason"]
+    assert get(store, "arxiv:0704.0001").version == number
+
+
 def test_files_of_several_sources_make_one_paper(store: Store, tmp_path: Path) -> None:
     bib = tmp_path / "b"
     bib.write_text("@article{k, title={From a bib}, eprint={0704.0001}, booktitle={A venue}}", encoding="utf-8")
@@ -168,6 +190,8 @@ def test_files_of_several_sources_make_one_paper(store: Store, tmp_path: Path) -
         (listed("2401.00001", title=5), "it has no title"),
         (listed("2401.00001", day="yesterday"), "its day is no date such as 2024-01-31: 'yesterday'"),
         (listed("2401.00001") | {"day": 3}, "its day is no date"),
+        (listed("2401.00001", day="0001-01-01"), "its day is no date such as 2024-01-31: '0001-01-01'"),
+        (listed("2401.00001", day="9999-12-31"), "its day is no date such as 2024-01-31: '9999-12-31'"),
         ({"id": "2401.00001", "title": "t"}, "it has no day"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,14 @@ _WITHDRAWN = re.compile(
     r"(?:(?:has|have)\s+been|is|was|being)\s+(?:\w+\s+)?withdrawn\b|\W*withdrawn\b",
     re.IGNORECASE,
 )
+
+
+_YEARS = range(1900, 2200)  # a few papers of the eighties are on arXiv; what lies outside is a fault of the file
+
+
+def is_sensible(day: date) -> bool:
+    """Whether a paper can have been sent or announced on this day."""
+    return day.year in _YEARS
 
 
 def json_object(line: Line) -> dict[str, Any]:

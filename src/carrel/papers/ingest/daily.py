@@ -75,7 +75,10 @@ def _record(row: dict[str, Any], key: str, title: str, codes: tuple[str, ...], a
 
 def _day(row: dict[str, Any]) -> date:
     try:
-        return date.fromisoformat(row["day"])
+        day = date.fromisoformat(row["day"])
+        if not arxiv.is_sensible(day):
+            raise ValueError
+        return day
     except KeyError:
         raise Rejected("it has no day") from None
     except (TypeError, ValueError):

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
+from operator import itemgetter
 from typing import Any
 
 from carrel.papers.fold import Announcement, Record
@@ -18,6 +19,7 @@ from .schedule import estimated_announcement
 from .streams import Line
 
 SOURCE = "kaggle"
+_VERSIONS = range(1, 1000)
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -76,7 +78,7 @@ def _record(
             categories=codes,
             version=max((number for number, _ in versions), default=None),
             submitted=submitted,
-            updated=max(versions)[1] if versions else None,
+            updated=max(versions, key=itemgetter(0))[1] if versions else None,
             comment=comment,
             journal_ref=arxiv.text(row.get("journal-ref")),
             doi=arxiv.text(row.get("doi")),
@@ -100,13 +102,21 @@ def _versions(value: Any) -> tuple[list[tuple[int, datetime | None]], str | None
         try:
             number = int(str(name).removeprefix("v"))
         except ValueError:
+            number = 0
+        if number not in _VERSIONS:
             return found, f"a version is called {name!r:.40} and was left out"
         try:
-            instant = parsedate_to_datetime(str(created))
-        except (TypeError, ValueError):
+            found.append((number, _instant(str(created))))
+        except (TypeError, ValueError, OverflowError):
             return [*found, (number, None)], f"the date of version {number} cannot be read: {created!r:.60}"
-        found.append((number, instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)))
     return found, None
+
+
+def _instant(text: str) -> datetime:
+    instant = parsedate_to_datetime(text)
+    if not arxiv.is_sensible(instant):
+        raise ValueError
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
 def _as_of(update_date: Any, versions: list[tuple[int, datetime | None]]) -> str:
