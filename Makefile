@@ -45,17 +45,17 @@ $(BIN)/python:
 
 $(VENV)/.torch: | $(BIN)/python
 	@echo "== installing PyTorch (another build: make TORCH=\"...\", as PyTorch's own page spells it)"
-	@$(PIP) install -q $(TORCH)
+	@$(PIP) install $(TORCH)
 	@touch $@
 
 $(VENV)/.site: pyproject.toml constraints.txt hatch_build.py | $(VENV)/.torch
 	@echo "== installing Carrel and what its site needs; the first time also builds the pages' assets"
-	@$(PIP) install -q -c constraints.txt -e '.[site]'
+	@$(PIP) install -c constraints.txt -e '.[site]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt hatch_build.py | $(VENV)/.torch
 	@echo "== installing Carrel and what its tests need; the first time also builds the pages' assets"
-	@$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.site
 
 # The browser tests drive Debian's Chromium; where it cannot be installed they skip and say so.
