@@ -14,7 +14,7 @@ export NUMBA_CACHE_DIR ?= $(CURDIR)/.numba_cache
 
 run: site  ## Install what the site needs, fill the shelf, open the site.
 	@$(BIN)/python hatch_build.py
-	@$(BIN)/carrel serve --port $(PORT) --open
+	@$(BIN)/carrel serve --port $(PORT) --open || [ $$? -eq 130 ]  # closed with Ctrl+C
 
 test: dev chromium  ## Install what the tests need and run them.
 	@$(BIN)/python hatch_build.py
