@@ -1,5 +1,7 @@
 """Operations that have kernels. Each works on any machine; see docs/ops.md for how a call finds its backend."""
 
+from ._dplr_kernel import cauchy as cauchy
+from ._dplr_kernel import dplr_kernel as dplr_kernel
 from ._legs_scan import legs_scan as legs_scan
 from ._linear_scan import linear_scan as linear_scan
 from ._matrix_scan import matrix_scan as matrix_scan
@@ -10,7 +12,9 @@ from ._s4d_kernel import vandermonde as vandermonde
 from ._selective_scan import selective_scan as selective_scan
 
 __all__ = [
+    "cauchy",
     "discretize_diagonal",
+    "dplr_kernel",
     "legs_scan",
     "linear_scan",
     "matrix_scan",

@@ -9,6 +9,8 @@ from .lru import LRU as LRU
 from .lru import LRUState as LRUState
 from .mamba import Mamba as Mamba
 from .mamba import MambaState as MambaState
+from .s4 import S4 as S4
+from .s4 import S4State as S4State
 from .s4d import S4D as S4D
 from .s4d import S4DState as S4DState
 from .s5 import S5 as S5

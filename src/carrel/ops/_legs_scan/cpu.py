@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._memory import array, fresh, over_blocks
 
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+_kernel: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 _ROWS = 64  # rows side by side, whose states stay in the cache
 
