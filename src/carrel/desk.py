@@ -6,6 +6,7 @@ Everything a person can do, the command line and the site do through one `Desk`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,10 @@ from carrel.folder import data_folder, runs_folder
 from carrel.papers.browse import Browse
 from carrel.papers.ingest import ImportReport, import_file
 from carrel.papers.ingest.starter import starter_papers
-from carrel.papers.search import Index, open_index
+from carrel.papers.search import Index, IndexBusy, open_index
 from carrel.papers.store import Store, open_store
+
+_PATIENCE = 600.0  # seconds that an import waits for another process that writes the index
 
 
 @dataclass
@@ -35,12 +38,20 @@ class Desk:
         self.browse = Browse(self.store, self.index)
 
     def refill(self) -> int:
-        """Put the starter shelf in and bring links and index up to date; returns how many papers were new."""
+        """Put the starter shelf in and bring links and index up to date; returns how many papers were new.
+
+        Where another process is writing the index, what is new here is searched a little later (see `freshen`).
+        """
         with self.store.begin() as papers:
             papers.relink(self.catalogue.aliases())
             counts = papers.put(starter_papers())
-        self.index.update(self.store)
+        self.freshen()
         return counts.new
+
+    def freshen(self) -> None:
+        """Have the index take up what changed, and made anew if it is gone; leaves it alone while another writes it."""
+        with suppress(IndexBusy):
+            self.index.update(self.store)
 
     def import_files(
         self,
@@ -49,11 +60,14 @@ class Desk:
         rejects: Path | None = None,
         on_progress: Callable[..., None] | None = None,
     ) -> list[ImportReport]:
-        """Import files one after the other, each into store and index."""
+        """Import files one after the other, each into store and index.
+
+        Raises UnreadableFile: nothing of a file can be imported; IndexBusy: another process writes the index for long.
+        """
         reports = []
         for path in paths:
             reports.append(import_file(path, self.store, on_progress=on_progress, rejects=rejects or self.data))
-            self.index.update(self.store)
+            self.index.update(self.store, patience=_PATIENCE)
         return reports
 
     def close(self) -> None:

@@ -19,8 +19,10 @@ import tantivy
 
 from .documents import fingerprint, register, schema
 
+_LOOK = 0.1  # seconds between two tries to get the lock
 
-class IndexBusy(RuntimeError):
+
+class IndexBusy(ValueError):
     """Another process is writing to the search index."""
 
 
@@ -67,21 +69,20 @@ class Generations:
                 shutil.rmtree(other, ignore_errors=True)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """The right to write. Threads of this process wait for each other; another process is refused.
+    def writing(self, patience: float = 0.0) -> Iterator[None]:
+        """The right to write. Threads of this process wait for each other, other processes for ``patience`` seconds.
 
-        Raises IndexBusy: another process is writing. The lock goes with its process, also when that is killed.
+        Raises IndexBusy: another process is still writing. The lock goes with its process, also when that is killed.
         """
+        limit = time.monotonic() + patience
         with self._writing:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "LOCK").open("a+b") as file:
-                try:
-                    _lock(file.fileno())
-                except OSError:
-                    message = (
-                        f"another process is writing to the search index in {self.folder}; try again when it is done"
-                    )
-                    raise IndexBusy(message) from None
+                while not _lock(file.fileno()):
+                    if time.monotonic() >= limit:
+                        where = f"the search index in {self.folder}"
+                        raise IndexBusy(f"another process is writing to {where}; try again when it is done")
+                    time.sleep(_LOOK)
                 yield
 
 
@@ -103,13 +104,17 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
-    """Lock a file or raise OSError; the system unlocks it when the file is closed or its process ends."""
-    if sys.platform == "win32":
-        import msvcrt
+def _lock(descriptor: int) -> bool:
+    """Lock a file unless another process has; the system unlocks it when the file is closed or its process ends."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
 
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

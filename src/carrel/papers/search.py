@@ -28,7 +28,7 @@ _BATCH = 4_000  # papers read from the store at once and committed together
 _log = logging.getLogger(__name__)
 
 
-class IndexDamaged(RuntimeError):
+class IndexDamaged(ValueError):
     """An index just made does not hold what was put in."""
 
 
@@ -49,16 +49,18 @@ class Index:
         self._damaged = False
         self._counted = False
 
-    def update(self, store: Store) -> int:
+    def update(self, store: Store, *, patience: float = 0.0) -> int:
         """Take up what changed in the store since the last time; makes the index anew if it is missing or damaged.
 
         Killed at any moment, the next call ends in the same state: a change is forgotten by the store only after it is
         committed here, and taking it up twice changes nothing.
 
+        Args:
+            patience: seconds to wait for another process that is writing.
         Returns how many papers were written.
-        Raises IndexBusy: another process is writing.
+        Raises IndexBusy (a ValueError): another process is still writing.
         """
-        with self._generations.writing():
+        with self._generations.writing(patience):
             if not self._usable():
                 return self._rebuild(store, None)
             written = self._drain(store)

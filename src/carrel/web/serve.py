@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import uvicorn
 
@@ -14,6 +17,7 @@ from carrel.desk import Desk, open_desk
 from carrel.web.app import create_app
 
 _HOST = "127.0.0.1"
+_log = logging.getLogger("carrel.web")
 
 
 class PortInUse(ValueError):
@@ -47,7 +51,37 @@ def serve(data: Path | None = None, *, port: int = 8477, open_browser: bool = Fa
         print(f"Carrel is open at {address}   (data in {desk.data}; Ctrl+C closes)", flush=True)
         if open_browser:
             Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        _run(desk, listener)
+        with index_kept(desk):
+            _run(desk, listener)
+
+
+@contextmanager
+def index_kept(desk: Desk, every: float = 5.0) -> Iterator[None]:
+    """Inside the block, a thread sees to the search index every so many seconds.
+
+    So a running site makes an index again that was deleted or damaged, and takes up what an import, killed before its
+    end, left to be taken up.
+    """
+    over = Event()
+
+    def keep() -> None:
+        said = ""
+        while not over.wait(every):
+            try:
+                desk.freshen()
+                said = ""
+            except Exception as error:  # a full disk, say: the site goes on, and so does the trying
+                if str(error) != said and not over.is_set():
+                    said = str(error)
+                    _log.warning("the search index could not be brought up to date: %s", said)
+
+    thread = Thread(target=keep, daemon=True, name="carrel-index")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=2)  # a large index in the making is left as it is, and made another time
 
 
 def _run(desk: Desk, listener: socket.socket) -> None:
