@@ -27,6 +27,7 @@ def test_an_array_of_a_view_holds_the_values_seen():
     z = torch.randn(4, 3, dtype=torch.complex64)
     assert np.array_equal(array(z.mT.conj()), z.numpy().T.conj())
     assert np.array_equal(array(z.conj().imag), -z.imag.numpy())
+    assert np.array_equal(array(z[0, :1].conj().imag), -z[0, :1].imag.numpy())  # a negative view that is contiguous
     assert np.array_equal(array(torch.ones(2, requires_grad=True)), np.ones(2))
 
 

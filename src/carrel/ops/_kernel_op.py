@@ -162,9 +162,8 @@ class KernelOp:
         table = self._traced if torch._C._len_torch_dispatch_stack() else self._kernels
         return table[which](*args)
 
-    def batched(
-        self, info: Any, dims: tuple[int | None, ...], *args: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def batched(self, info: Any, dims: _Dims, *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """What `vmap` asks for: the outputs, and which of their axes is the mapped one."""
         outputs = self.fold(info.batch_size, dims[: self.tensors], *args)
         return outputs, (0,) * len(outputs)
 
