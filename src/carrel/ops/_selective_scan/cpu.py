@@ -34,6 +34,12 @@ BLOCK = 64  # channels: eight vectors of float32
 
 
 @_kernel
+def _clear(v):
+    for c in range(v.size):  # v[:] = 0 would add seconds to the compilation
+        v[c] = 0
+
+
+@_kernel
 def _place(task, channels, groups):
     """Row of the batch, group, number of the block within the group, its first channel and its width."""
     own = channels // groups
@@ -95,9 +101,9 @@ def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus
         i, g, _, first, width = _place(task, channels, groups)
         end = first + width
         if width < BLOCK:  # what an earlier block left beyond the edge
-            w[:] = zero
-            fixed[:] = zero
-            rows[:] = zero
+            _clear(w)
+            _clear(fixed)
+            _clear(rows)
         for c in range(width):
             fixed[c] = bias[first + c]
             fixed[BLOCK + c] = D[first + c]
@@ -187,13 +193,13 @@ def _backward(
     for task in range(i0, i1):
         i, g, k, first, width = _place(task, channels, groups)
         end = first + width
-        whole[:] = 0
+        _clear(whole)
         if width < BLOCK:  # what an earlier block left beyond the edge
-            v[:] = zero
-            fixed[:] = zero
-            rows[:] = zero
-            past[:] = zero
-            per_token[:] = zero
+            _clear(v)
+            _clear(fixed)
+            _clear(rows)
+            _clear(past)
+            _clear(per_token)
         for c in range(width):
             fixed[c] = bias[first + c]
             fixed[BLOCK + c] = D[first + c]
