@@ -98,6 +98,18 @@ def run(*, seed, size):
     assert pids != {float(os.getpid())}
 
 
+def test_an_answer_from_the_cache_does_not_cost_the_warm_worker(workshop, runner_of):
+    workshop.add("good")
+    runner = runner_of()
+    runner.wait(runner.submit("good"), timeout=WAIT)
+    warm = runner._worker.pid
+    for _ in range(3):
+        assert runner.submit("good").cached
+        time.sleep(0.05)
+    runner.wait(runner.submit("good", fresh=True), timeout=WAIT)
+    assert runner._worker.pid == warm
+
+
 def test_jobs_run_in_the_order_they_came_and_know_their_place(workshop, runner_of):
     workshop.add("long", FOREVER)
     workshop.add("good")

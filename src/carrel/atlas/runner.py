@@ -140,8 +140,8 @@ class Runner:
                 self._queue.remove(job)
                 self._end(job, "cancelled")
                 self._count_places()
-            elif self._worker is not None:
-                self._worker.wake()
+            elif (worker := self._worker) is not None:  # read once: the other thread may drop it meanwhile
+                worker.wake()
         return True
 
     def wait(self, job: Job, on_event: Callable[[Job], None] | None = None, timeout: float | None = None) -> Job:
@@ -173,8 +173,8 @@ class Runner:
             self._queue.clear()
             if self._running is not None:
                 self._running.stop = "cancelled"
-            if self._worker is not None:
-                self._worker.wake()
+            if (worker := self._worker) is not None:
+                worker.wake()
             thread, self._thread = self._thread, None
             self._changed.notify_all()
         if thread is not None and thread is not threading.current_thread():
@@ -184,8 +184,7 @@ class Runner:
     def _work(self) -> None:
         while True:
             with self._changed:
-                if not self._queue and not self._closed:
-                    self._changed.wait(self._idle_s)
+                self._changed.wait_for(lambda: self._queue or self._closed, self._idle_s)
                 if self._closed:
                     return
                 if self._queue:
