@@ -78,6 +78,7 @@ def test_a_field_missing_in_a_table_is_named_with_the_line_of_its_header(worksho
             "default = 400",
             "default is not a value it may take: size must be between 1 and 100 things, got 400",
         ),
+        ("[parameters.size]", "[parameters.json]", 'and not as the commands name their own options, got "json"'),
         ("quick = 2", "quick = 0", "quick is not a value it may take: size must be between 1 and 100 things, got 0"),
         ("default = 4", "default = 4.5", "default must be a whole number, got 4.5"),
         ("low = 1", "low = 101", "low must not be above high, got 101 and 100"),

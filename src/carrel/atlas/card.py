@@ -30,6 +30,7 @@ FAMILIES: Mapping[str, str] = {
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TAKEN = {"seed", "seeds", "quick", "fresh", "json", "html", "data", "help"}  # by carrel run, the form and experiments
 _ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z]+(-[a-z]+)*/\d{7}")
 _TEXT, _WHOLE, _REAL, _TEXTS = (str,), (int,), (int, float), (list,)
 _TYPE_NAMES = {
@@ -222,8 +223,9 @@ class _Reader:
 
     def _parameter(self, name: str, d: Any) -> Parameter:
         where = ("parameters", name)
-        if not _NAME.fullmatch(name) or name in ("seed", "seeds", "quick"):
-            self._fail(where, f'a parameter is named in small letters and underscores, and not seed, got "{name}"')
+        if not _NAME.fullmatch(name) or name in _TAKEN:
+            names = "in small letters and underscores, and not as the commands name their own options"
+            self._fail(where, f'a parameter is named {names}, got "{name}"')
         if not isinstance(d, dict):
             self._fail(where, f"{name} must be a table, [parameters.{name}]")
         kind = d.get("type")
