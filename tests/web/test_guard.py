@@ -41,6 +41,7 @@ def test_the_desk_does_not_answer_to_other_names(client: TestClient, host: str) 
     [
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://127.0.0.1:9999"},
         {"origin": "http://127.0.0.1:8477.evil.example"},
         {"sec-fetch-site": "cross-site"},

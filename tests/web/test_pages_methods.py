@@ -148,6 +148,7 @@ def test_the_short_form_uses_its_own_numbers_unless_they_were_changed(client: Te
         ({"kind": "square"}, "Kind must be ring or dense", "kind"),
         ({"height": "1"}, "Ring-memory has no parameter 'height'", "height"),
         ({"seeds": "0"}, "Seeds must be a whole number between 1 and 100, got '0'", "seeds"),
+        ({"seeds": "000100999"}, "Seeds must be a whole number between 1 and 100, got '000100999'", "seeds"),
         ({"seeds": "1e3"}, "Seeds must be a whole number between 1 and 100, got '1e3'", "seeds"),
         ({"width": "65", "quick": "1"}, "Width must be between 2 and 64 numbers", "width"),
     ],
@@ -166,6 +167,14 @@ def test_a_number_that_cannot_be_used_is_told_in_a_sentence(
     assert part.headers["content-type"].startswith("text/plain")
     assert sentence in part.text
     assert len(desk.runner.jobs()) == before
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=z"])
+def test_a_form_that_cannot_be_read_is_told_in_a_sentence(client: TestClient, kind: str) -> None:
+    answer = client.post(RUN, content=b"no form", headers={"content-type": kind})
+    assert answer.status_code == 400
+    assert "could not be read" in answer.text
+    assert "does not take POST" not in answer.text
 
 
 def test_an_unknown_method_or_run_has_a_page_that_says_so(client: TestClient) -> None:

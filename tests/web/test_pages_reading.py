@@ -82,6 +82,11 @@ def test_a_day_without_papers_names_the_nearest_that_has_some(words: Words) -> N
     assert "Nothing was announced in cs.LG on Wednesday 17 June 2026" in words("/arxiv/cs.LG?date=2026-06-17")
 
 
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+def test_the_first_and_the_last_day_there_is_have_a_page(words: Words, day: str) -> None:
+    assert "Nothing was announced" in words(f"/arxiv/cs.LG?date={day}")
+
+
 def test_a_category_without_days_says_what_to_do(words: Words) -> None:
     assert "carrel import FILE" in words("/arxiv/hep-th")
 

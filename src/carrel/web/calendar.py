@@ -30,9 +30,13 @@ def month_of(day: date, days: Iterable[tuple[date, int]]) -> Month:
     counts = {one: count for one, count in days if (one.year, one.month) == (day.year, day.month)}
     most = max(counts.values(), default=1)
 
-    def cell(one: date) -> Cell | None:
+    def cell(number: int) -> Cell | None:
+        if not number:
+            return None
+        one = day.replace(day=number)
         count = counts.get(one, 0)
-        return Cell(one, count, -(-3 * count // most)) if one.month == day.month else None
+        return Cell(one, count, -(-3 * count // most))
 
-    weeks = calendar.Calendar(calendar.MONDAY).monthdatescalendar(day.year, day.month)
-    return Month(day.replace(day=1), tuple(tuple(cell(one) for one in week) for week in weeks))
+    # by numbers, not dates: the last week of December 9999 has days that no date can name
+    weeks = calendar.Calendar(calendar.MONDAY).monthdayscalendar(day.year, day.month)
+    return Month(day.replace(day=1), tuple(tuple(map(cell, week)) for week in weeks))

@@ -130,11 +130,12 @@ def _http(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         sentence = f"There is no page {request.url.path[:200]}."
         trouble = Trouble(404, "Nothing is here", "Nothing was changed.", "Search, or start from the front page.")
-    else:
+    elif error.status_code == 405:
         sentence = f"This page does not take {request.method} requests."
-        trouble = Trouble(
-            error.status_code, "That does not work here", "Nothing was changed.", "Open the page instead."
-        )
+        trouble = Trouble(405, "That does not work here", "Nothing was changed.", "Open the page instead.")
+    else:
+        sentence = f"The request could not be read: {error.detail}"
+        trouble = Trouble(error.status_code, "This cannot be used", "Nothing was changed.", "Go back and try again.")
     response = _told(site_of(request), request, trouble, sentence)
     response.headers.update(error.headers or {})
     return response

@@ -57,7 +57,7 @@ class Guard:
         if method in _SAFE:
             return None
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-        if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc.lower() != host):
+        if site not in ("same-origin", "none") or (origin is not None and _name(origin) != host):
             return 403, "This request came from another site, so nothing was done; use the form on the desk itself."
         length = headers.get("content-length", "")
         if not length.isdecimal():
@@ -65,6 +65,14 @@ class Guard:
         if int(length) > LONGEST_BODY:
             return 413, f"A form holds at most {LONGEST_BODY:,} bytes, this one has {int(length):,}; nothing was done."
         return None
+
+
+def _name(origin: str) -> str:
+    """Host and port of an origin; empty, which no host is, for ``null`` and for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _dress(headers: MutableHeaders) -> None:

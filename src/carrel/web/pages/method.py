@@ -68,6 +68,7 @@ def _changed(card: Card, given: dict[str, str]) -> dict[str, str]:
 
 
 def _whole(text: str) -> int:
-    if not (text.strip().isascii() and text.strip().isdecimal() and 1 <= int(text.strip()[:6]) <= 100):
+    number = text.strip()
+    if not (number.isascii() and number.isdecimal() and len(number) < 4 and 1 <= int(number) <= 100):
         raise BadRequest(f"seeds must be a whole number between 1 and 100, got {text[:40]!r}.", "seeds")
-    return int(text.strip())
+    return int(number)

@@ -40,7 +40,7 @@ def old_icon() -> Response:
 
 @router.get("/healthz")
 def health(site: SiteDep) -> JSONResponse:
-    """Whether store and runner answer; for those who watch the site."""
+    """Whether the store answers; for those who watch the site."""
     with site.desk.store.begin() as papers:
         count = papers.count()
     return JSONResponse({"well": True, "version": __version__, "papers": count, "methods": len(site.desk.catalogue)})
