@@ -95,16 +95,22 @@ def import_(
     """Bring papers in from files; formats and compression are found out."""
     from carrel.desk import open_desk
     from carrel.papers.console import importing, print_import
+    from carrel.papers.ingest import UnreadableFile
 
+    reports, troubles = [], []
     with open_desk(data) as desk, importing(quiet=as_json) as on_progress:
-        reports = desk.import_files(files, rejects=rejects, on_progress=on_progress)
+        for file in files:
+            try:
+                reports += desk.import_files([file], rejects=rejects, on_progress=on_progress)
+            except UnreadableFile as error:  # the others come in all the same
+                troubles.append(str(error))
     if as_json:
         _print_json([report.to_json() for report in reports])
-    else:
+    elif reports:
         print_import(reports)
-    broken = [report.broken for report in reports if report.broken]
-    if broken:
-        raise ValueError("; ".join(broken))
+    troubles += [report.broken for report in reports if report.broken]
+    if troubles:
+        raise ValueError("; ".join(troubles))
 
 
 @app.command()

@@ -123,6 +123,18 @@ def test_import_reports_counts_and_keeps_going_where_it_can(carrel, tmp_path: Pa
     assert "2603.28800" in carrel("import", str(dump))[1] + carrel("search", "id:2603.28800")[1]
 
 
+def test_a_file_that_cannot_be_read_does_not_keep_the_others_out(carrel, tmp_path: Path) -> None:
+    row = {"day": "2026-04-01", "categories": ["cs.GT"], "authors": ["A B"], "comment": None, "summary": "S"}
+    for name, number in (("a", 1), ("b", 2)):
+        (tmp_path / name).write_text(json.dumps({**row, "id": f"2603.0000{number}", "title": f"T{number}"}))
+    (tmp_path / "letter").write_text("Dear reader")
+    status, out, err = carrel("import", *(str(tmp_path / name) for name in ("a", "letter", "b")), "--json")
+    assert status == 2
+    assert one_sentence(err)
+    assert "letter is of no known format" in err
+    assert [report["new"] for report in json.loads(out)] == [1, 1]
+
+
 def test_help_of_a_method_lists_the_parameters_of_its_card(carrel) -> None:
     status, out, _ = carrel("run", "lru", "--help")
     assert status == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,23 @@ def test_a_line_beyond_all_measure_is_rejected(store: Store, tmp_path: Path, mon
     report = import_file(path, store)
     assert (report.read, report.new, report.rejected) == (3, 2, 1)
     assert remarks(report)[0]["reason"] == "the line is longer than 16 MB"
+
+
+def test_long_lines_come_in_small_batches_so_that_memory_stays_bounded(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carrel.papers.ingest.files._LARGEST_BATCH", 20_000)
+    path = lines(tmp_path / "f", *(listed(f"2401.{n:05}", summary="x" * 9000) for n in range(1, 10)))
+    seen: list[ImportProgress] = []
+    assert import_file(path, store, on_progress=seen.append).new == 9
+    assert [now.read for now in seen] == [3, 6, 9, 9]
+
+
+def test_a_pipe_is_refused_since_it_can_be_read_but_once(store: Store, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UnreadableFile, match="is no file but a pipe or a device; save it as a file first"):
+        import_file(pipe, store)
 
 
 def test_a_file_that_was_cut_off_is_imported_up_to_there(store: Store, tmp_path: Path) -> None:

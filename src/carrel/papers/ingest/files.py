@@ -17,6 +17,7 @@ from .report import Format, ImportProgress, ImportReport, Remark, Remarks
 from .streams import Line, Lines, UnreadableFile
 
 _BATCH = 2000  # records in one transaction
+_LARGEST_BATCH = 64 << 20  # bytes of text; a small packed file can hold 2000 lines of 16 MB each
 _HEAD = 1 << 20  # bytes looked at to find the format
 _READERS: dict[Format, Callable[[Iterable[Line]], Iterator[Record | Remark]]] = {
     Format.DAILY: daily.read,
@@ -62,8 +63,9 @@ def import_file(
 ) -> ImportReport:
     """Bring the papers of a file onto the shelf.
 
-    Every 2000 records are one transaction: an import that is stopped, however, keeps what it had and is run again to
-    finish. The end state depends only on which files were imported, not on order, repetition or interruption.
+    Every 2000 records, fewer where they are long, are one transaction: an import that is stopped, however, keeps what
+    it had and is run again to finish. The end state depends only on which files were imported, not on order, repetition
+    or interruption.
 
     Args:
         on_progress: called after each transaction.
@@ -80,7 +82,7 @@ def import_file(
     read = 0
     with Remarks(rejects or store.folder, path) as remarks:
         items = _READERS[found](line for line in lines if line.too_long or line.text.strip())
-        for batch in _batches(items, remarks):
+        for batch in _batches(items, remarks, lines):
             if batch:
                 with store.begin() as papers:
                     counts += papers.put_records(batch)
@@ -103,17 +105,19 @@ def import_file(
     )
 
 
-def _batches(items: Iterable[Record | Remark], remarks: Remarks) -> Iterator[list[Record]]:
+def _batches(items: Iterable[Record | Remark], remarks: Remarks, lines: Lines) -> Iterator[list[Record]]:
     """The records in batches, the last one maybe empty; remarks are written down on the way."""
     batch: list[Record] = []
+    before = lines.unpacked
     for item in items:
         if isinstance(item, Remark):
             remarks.add(item)
             continue
         batch.append(item)
-        if len(batch) == _BATCH:
+        if len(batch) == _BATCH or lines.unpacked - before > _LARGEST_BATCH:
             yield batch
             batch = []
+            before = lines.unpacked
     yield batch
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ _PACKINGS: dict[bytes, tuple[str, Callable[[], _Unpacker]]] = {
 class Lines:
     """The lines of a file, unpacked if it is gzip, xz or zstd by its first bytes.
 
-    Iterate once. ``consumed`` says how many of its ``size`` bytes were read; ``damage`` is one sentence if the packed
+    Iterate once. ``consumed`` says how many of its ``size`` bytes were read, ``unpacked`` how many the lines given so
+    far hold; ``damage`` is one sentence if the packed
     data was cut off or wrong, in which case every whole line before that point was still given.
 
     Raises UnreadableFile: the file cannot be opened.
@@ -104,11 +106,14 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.consumed = 0
+        self.consumed = self.unpacked = 0
         self.damage: str | None = None
         self._broke: str | None = None
         try:
-            self.size = path.stat().st_size
+            status = path.stat()
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # we read it more than once
+                raise UnreadableFile(f"{path} is no file but a pipe or a device; save it as a file first")
+            self.size = status.st_size
             with path.open("rb") as file:
                 head = file.read(8)
         except OSError as error:
@@ -128,6 +133,7 @@ class Lines:
             rest = lines.pop()
             for text in lines:
                 number += 1
+                self.unpacked += len(text)
                 yield _line(number, text, overlong)
                 overlong = False
             if len(rest) > LONGEST_LINE:
