@@ -19,6 +19,8 @@ from carrel import __version__
 if TYPE_CHECKING:
     from carrel.atlas.catalogue import Card
 
+_STOPPED = 130  # what the parser makes of Ctrl+C
+
 app = typer.Typer(
     name="carrel",
     help="A desk for research: read the paper, run the method.",
@@ -36,9 +38,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every expected error becomes one sentence on stderr and exit status 2."""
     try:
         status = app(args=arguments, standalone_mode=False)
-    except KeyboardInterrupt:
-        _say("stopped; what was finished is kept")
-        sys.exit(130)
     except (ValueError, LookupError, OSError) as error:
         if isinstance(error, (KeyError, IndexError)):  # ours carry sentences; these are faults in the program
             raise
@@ -49,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _say(f"{error.format_message()}  (carrel --help shows the usage)")  # wrong usage, from the parser
         sys.exit(2)
+    if status == _STOPPED:
+        _say("stopped; what was finished is kept")
     sys.exit(status if isinstance(status, int) else 0)
 
 

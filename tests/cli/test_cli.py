@@ -145,3 +145,21 @@ def test_help_answers_without_the_heavy_rooms() -> None:
     done = subprocess.run([sys.executable, "-m", "carrel", "--help"], capture_output=True, text=True, check=True)
     for command in ("serve", "import", "search", "methods", "run", "doctor"):
         assert command in done.stdout
+
+
+def test_a_stopped_command_says_that_what_was_finished_is_kept(carrel, tmp_path: Path, monkeypatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "list.jsonl").write_text("{}")
+    monkeypatch.setattr("carrel.desk.import_file", stop)
+    assert carrel("import", str(tmp_path / "list.jsonl")) == (130, "", "carrel: stopped; what was finished is kept\n")
+
+
+def test_the_site_closed_by_control_c_ends_well(carrel, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("carrel.web.serve._run", stop)
+    status, _, err = carrel("serve", "--port", "0")
+    assert (status, err) == (0, "")

@@ -7,7 +7,7 @@ import logging
 import socket
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -51,7 +51,7 @@ def serve(data: Path | None = None, *, port: int = 8477, open_browser: bool = Fa
         print(f"Carrel is open at {address}   (data in {desk.data}; Ctrl+C closes)", flush=True)
         if open_browser:
             Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        with index_kept(desk):
+        with index_kept(desk), suppress(KeyboardInterrupt):  # the way to close it
             _run(desk, listener)
 
 
