@@ -4,8 +4,8 @@ Both sides are the same residual stack of two LRU blocks, the same initial B, C 
 and the same learning rate; only the modulus of λ at the start differs (and γ, which follows from it). The small side is
 what a Glorot-like matrix of gain 0.6 would have: eigenvalues uniform over a disc.
 
-Learning rates were tried on seed 0 with the card's other values: 0.01 and 0.03 teach the ring equally well, 0.003 is too
-slow for 400 steps; at none of these, nor at 0.1, nor with phases up to 2π, did the small side leave guessing.
+Learning rates were tried on seed 0 with the card's other values: 0.01 and 0.03 teach the ring equally well, 0.003 is
+too slow for 400 steps; at none of these, nor at 0.1, nor with phases up to 2π, did the small side leave guessing.
 """
 
 from __future__ import annotations
