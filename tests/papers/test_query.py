@@ -87,6 +87,8 @@ def test_what_is_typed_becomes_this_tree(text, tree):
         ("date:2023-02-29", Words("2023-02-29"), "a day, month or year"),
         ("date:0000", Words("0000"), "a day, month or year"),
         ("year:..", Words(".."), "at least one end"),
+        ('year:"" x', Words("x"), "wants a value"),
+        ('submitted:"" x', Words("x"), "wants a value"),
         ("year:(2023)", Words("2023"), "wants a value"),
         ('state "space', AllOf((Words("state"), Words("space"))), "quotation mark"),
     ],

@@ -296,7 +296,20 @@ def test_terms_are_what_to_highlight_but_not_what_is_excluded(index):
 
 
 @pytest.mark.parametrize(
-    "text", ['"(((', "x" * 10_000, "\x00", "\ud800\udfff", '"' * 7, "(" * 5_000, "a OR " * 3_000, "\u202e", "*"]
+    "text",
+    [
+        '"(((',
+        "x" * 10_000,
+        "\x00",
+        "\ud800\udfff",
+        '"' * 7,
+        "(" * 5_000,
+        "a OR " * 3_000,
+        "\u202e",
+        "*",
+        'year:""',
+        "10.1000/x\ud800",
+    ],
 )
 def test_hostile_text_is_answered(index, text):
     found = index.search(text)

@@ -65,8 +65,8 @@ def _days(name: str, value: str) -> Within:
 
 def _ends(value: str) -> tuple[str, str]:
     low, range_sign, high = value.partition("..")
-    if range_sign and not low and not high:
-        raise ValueError("a range wants at least one end")
+    if not low and not high:
+        raise ValueError("a range wants at least one end" if range_sign else "wants a value")
     return (low, high) if range_sign else (low, low)
 
 

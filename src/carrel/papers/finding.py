@@ -119,7 +119,7 @@ def _identifier(text: str) -> tuple[str, str] | None:
         identifier = parse_arxiv_id(text)
         return identifier.id, f"arXiv:{identifier.id}"
     except BadIdentifier:
-        doi = _DOI.fullmatch(text.strip()[:400])
+        doi = _DOI.fullmatch(text.strip()[:400].encode(errors="ignore").decode())  # half a character fits no index
         return (doi[1].lower(), doi[1]) if doi else None
 
 
