@@ -193,6 +193,12 @@ def test_no_query_breaks_the_page(client: TestClient, query: str) -> None:
     assert client.get("/search", params={"q": query}).status_code == 200
 
 
+def test_a_page_of_finds_beyond_the_last_leads_to_the_last(client: TestClient) -> None:
+    answer = client.get("/search?q=case&page=400", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/search?q=case&page=3")
+    assert 'class="card"' in client.get("/search?q=case&page=3").text
+
+
 def test_finding_nothing_says_what_to_do(words: Words) -> None:
     assert "Fewer or other words may help" in words("/search?q=zzzzqqqq")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -14,6 +15,7 @@ from carrel.web.render import address
 from carrel.web.site import SiteDep
 
 router = APIRouter()
+_PAGES = 500  # as deep as the index can be paged through
 SORTS = {"relevance": "best first", "newest": "newest first", "oldest": "oldest first"}
 
 
@@ -23,7 +25,7 @@ def search(
     site: SiteDep,
     q: str = "",
     sort: str = "relevance",
-    page: Annotated[int, Query(ge=1, le=500)] = 1,
+    page: Annotated[int, Query(ge=1, le=_PAGES)] = 1,
 ) -> Response:
     """What a query finds; a paper's id leads to the paper."""
     if sort not in SORTS:
@@ -33,7 +35,9 @@ def search(
     found = site.desk.browse.search(q, limit=PER_PAGE, offset=(page - 1) * PER_PAGE, sort=sort)
     if found.exact is not None and page == 1:
         return RedirectResponse(address(found.exact), 303)
-    pager = Pager(found.total, page, PER_PAGE)
+    pager = Pager(min(found.total, _PAGES * PER_PAGE), page, PER_PAGE)
+    if page > pager.pages:
+        return RedirectResponse(f"/search?{urlencode({**request.query_params, 'page': pager.pages})}", 303)
     return site.render.page(
         request,
         "cards.html" if request.headers.get("hx-request") else "search.html",
