@@ -12,6 +12,7 @@ from lxml.html import HtmlElement
 from starlette.testclient import TestClient
 
 from carrel.desk import Desk
+from carrel.papers.model import Paper
 
 Page = Callable[..., HtmlElement]
 RUN = "/methods/ring-memory/run"
@@ -175,6 +176,19 @@ def test_a_form_that_cannot_be_read_is_told_in_a_sentence(client: TestClient, ki
     assert answer.status_code == 400
     assert "could not be read" in answer.text
     assert "does not take POST" not in answer.text
+
+
+def test_a_caveat_made_of_seeds_that_disagree_counts_none(client_with: Callable[[list[Paper]], TestClient]) -> None:
+    client = client_with([])
+    kept = client.app.state.site.desk.catalogue.results / "ring-memory.json"  # type: ignore[attr-defined]
+    mixed = json.loads(kept.read_text(encoding="utf-8")) | {
+        "verdict": "caveat",
+        "verdicts": ["holds"] * 2 + ["not-shown"],
+    }
+    kept.write_text(json.dumps(mixed), encoding="utf-8")
+    text = html.document_fromstring(client.get("/methods/ring-memory").content).text_content()
+    assert "holds with a caveat" in text
+    assert "0 seeds" not in text
 
 
 def test_an_unknown_method_or_run_has_a_page_that_says_so(client: TestClient) -> None:
