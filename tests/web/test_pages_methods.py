@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from lxml import html
@@ -124,6 +130,33 @@ def test_a_run_can_be_cancelled(client: TestClient) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, run)
     assert "Cancelled" in finished(client, run).text_content()
     assert client.post(f"{run}/cancel", headers={"X-Part": "progress"}).status_code == 204
+
+
+def test_a_site_that_closes_lets_go_of_those_who_follow_a_run(tmp_path: Path) -> None:
+    words = "import sys; from pathlib import Path; from carrel.web.serve import serve; serve(Path(sys.argv[1]), port=0)"
+    site = subprocess.Popen(
+        [sys.executable, "-c", words, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert site.stdout is not None
+        address = next(line for line in site.stdout if b"open at" in line).split(b"open at ")[1].split()[0].decode()
+        host = address.removeprefix("http://").rstrip("/")
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        with closing(http.client.HTTPConnection(host, timeout=30)) as asked:
+            asked.request("POST", "/methods/min-abc/run", "fresh=1", form)
+            run = asked.getresponse().headers["Location"]
+        with closing(http.client.HTTPConnection(host, timeout=30)) as following:
+            following.request("GET", f"{run}/events")
+            with following.getresponse() as events:
+                assert events.readline() == b"event: now\n"
+                site.send_signal(signal.SIGINT)
+                assert b"event: end" not in events.read()
+        assert site.wait(30) == 0
+        assert site.stderr is not None
+        assert site.stderr.read() == b""
+    finally:
+        site.kill()
+        site.communicate()
 
 
 def test_a_failed_run_says_why_and_keeps_the_result_before_it(client: TestClient, page: Page) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from carrel.desk import Desk, open_desk
 from carrel.web.app import create_app
@@ -84,6 +86,17 @@ def index_kept(desk: Desk, every: float = 5.0) -> Iterator[None]:
         thread.join(timeout=2)  # a large index in the making is left as it is, and made another time
 
 
+class _Server(uvicorn.Server):
+    """Tells the site that it closes; uvicorn alone would wait for those who follow a run, then cut them off."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
+        self._closing: Event = app.state.site.closing
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._closing.set()
+        super().handle_exit(sig, frame)
+
+
 def _run(desk: Desk, listener: socket.socket) -> None:
-    config = uvicorn.Config(create_app(desk), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(create_app(desk)).run(sockets=[listener])

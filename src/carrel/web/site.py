@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -15,11 +16,12 @@ from carrel.web.render import Renderer
 
 @dataclass(frozen=True)
 class Site:
-    """One running site."""
+    """One running site; once ``closing`` is set, answers that would go on for long end."""
 
     desk: Desk
     assets: Assets
     render: Renderer
+    closing: Event = field(default_factory=Event)
     _committed: dict[str, Result | None] = field(default_factory=dict)
 
     def last_result(self, slug: str) -> Result | None:

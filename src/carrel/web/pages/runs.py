@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from threading import Event
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
@@ -32,7 +33,7 @@ def run_page(run: str, request: Request, site: SiteDep) -> Response:
 @router.get("/runs/{run}/events")
 def events(run: str, site: SiteDep) -> Response:
     """Server-sent events: ``now`` at every change, ``end`` with the address of the result."""
-    return StreamingResponse(_follow(_job(site, run)), media_type="text/event-stream")
+    return StreamingResponse(_follow(_job(site, run), site.closing), media_type="text/event-stream")
 
 
 @router.post("/runs/{run}/cancel")
@@ -45,9 +46,9 @@ def cancel(run: str, request: Request, site: SiteDep) -> Response:
     return RedirectResponse(f"/runs/{job.id}", 303)
 
 
-async def _follow(job: Job) -> AsyncIterator[str]:
+async def _follow(job: Job, closing: Event) -> AsyncIterator[str]:
     said, silence = "", 0.0
-    while True:
+    while not closing.is_set():
         over = job.finished
         now = json.dumps({"state": job.state, "fraction": round(job.fraction, 3), "text": job_words(job)})
         if now != said:
