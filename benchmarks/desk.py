@@ -101,10 +101,12 @@ def page_cost(data: Path) -> dict[str, Any]:
         address = next(m[0] for line in server.stdout if (m := re.search(r"http://[\d.:]+/", line)))
         first = milliseconds(lambda: fetch(address))
         opened = time.perf_counter() - started
-        longest = f"{address}arxiv/cs?per=100"
-        cold = milliseconds(lambda: fetch(longest))
-        warm = [milliseconds(lambda: fetch(longest)) for _ in range(30)]
-        cards = fetch(longest).count(b"<article")
+        lists = {}
+        for category in ("cs.CL", "cs"):  # a day of one category, and of a whole archive; 100 of its papers on the page
+            page = f"{address}arxiv/{category}?per=100"
+            cold = milliseconds(lambda page=page: fetch(page))
+            times = [milliseconds(lambda page=page: fetch(page)) for _ in range(30)]
+            lists[category] = {"cards": fetch(page).count(b"<article"), "cold_ms": round(cold, 1), **spread(times)}
         status = Path(f"/proc/{server.pid}/status")
         resident = re.search(r"VmRSS:\s+(\d+)", status.read_text())[1] if status.exists() else "0"  # type: ignore[index]
     finally:
@@ -113,9 +115,7 @@ def page_cost(data: Path) -> dict[str, Any]:
     return {
         "start_to_first_page_s": round(opened, 2),
         "first_page_ms": round(first, 1),
-        "list_cards": cards,
-        "list_cold_ms": round(cold, 1),
-        "list": spread(warm),
+        "lists": lists,
         "resident_mb": round(int(resident) / 1024, 1),
     }
 
