@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from carrel.layers.fft_conv import fft_conv
 from carrel.layers.mixer import Mixer
 from carrel.layers.short_convolution import ShortConvolution, ShortConvolutionState
-from carrel.ops import linear_scan, selective_scan
+from carrel.ops import selective_scan
 
 _SHORTEST_STEP = 1e-4  # at the start
 
@@ -51,7 +52,7 @@ class Mamba(Mixer):
     u, y: (batch, length, dim).   state: MambaState(conv, h), constant size; h in float32 at least.
     Raises ValueError: sizes below 1, 0 < dt_min <= dt_max broken, u or the state of a wrong shape.
     Cost: per token 2 channels (3 dim + 2 dt_rank + 2 state_dim) operations in matrix products, and channels · state_dim
-    exponentials. Nothing of size (batch, length, channels, state_dim) is made while ``selective``.
+    exponentials. Nothing of size (batch, length, channels, state_dim) is ever made.
     ``A_log`` and ``D`` are kept from weight decay; A is computed in float32 at least.
     Source: arXiv:2312.00752, section 3; figure 3 and algorithm 2, their E is our channels / dim.
     """
@@ -119,13 +120,20 @@ class Mamba(Mixer):
         return self.out_proj(y), MambaState(conv.x, h)
 
     def _unselective(self, x: Tensor, A: Tensor, z: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same with one Δ, B and C for all tokens: a linear scan whose factor never changes."""
-        wide = torch.promote_types(x.dtype, A.dtype)
-        step = functional.softplus(self.dt_bias.to(wide)).unsqueeze(-1)
-        u = x.to(wide)
-        h, last = linear_scan(torch.exp(step * A), u.unsqueeze(-1) * (step * self.B), h0)
-        y = torch.einsum("blcn,cn->blc", h, self.C.to(h.dtype)) + self.D * u
-        return (y * functional.silu(z.to(wide))).to(x.dtype), last
+        """The same with one Δ, B and C for all tokens: a convolution, whose kernel is a sum of the states' decays."""
+        wide, length = torch.promote_types(x.dtype, A.dtype), x.shape[1]
+        with torch.autocast(x.device.type, enabled=False):
+            u, gate, C = x.to(wide), functional.silu(z.to(wide)), self.C.to(wide)
+            step = functional.softplus(self.dt_bias.to(wide)).unsqueeze(-1)
+            rate, into = step * A, step * self.B.to(wide)
+            decays = torch.exp(torch.arange(length, device=x.device, dtype=wide)[:, None, None] * rate)
+            kernel = (decays * (into * C)).sum(-1)
+            y = fft_conv(u.transpose(1, 2), kernel.T).transpose(1, 2) + self.D * u
+            last = torch.einsum("blc,lcn->bcn", u, decays.flip(0)) * into
+            if h0 is not None:
+                y = y + torch.einsum("lcn,bcn->blc", decays, torch.exp(rate) * C * h0)
+                last = last + torch.exp(length * rate) * h0
+        return (y * gate).to(x.dtype), last
 
     @classmethod
     def from_transformers(cls, state_dict: Mapping[str, Tensor], prefix: str = "") -> Mamba:
