@@ -161,6 +161,18 @@ def test_legs_zoh_is_the_projection_of_the_staircase():
         torch.testing.assert_close(c[0, t - 1], torch.stack(pieces).sum(0) / t, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("N", [1, 6, 20])
+def test_a_zoh_step_of_legs_is_the_exponential_of_its_matrix_in_log_time(N):
+    """x_k = E x_{k-1} + A^-1 (E - I) B f_k with E = exp(A log(k / (k - 1))), and E = 0 at the first sample."""
+    A, B = hippo_matrices("legs", N)
+    k = torch.tensor([1, 2, 5, 1000])
+    kept, filled = HiPPO(N, method="zoh")._staircase(k)
+    for i, samples in enumerate(k.tolist()):
+        E = torch.linalg.matrix_exp(A * math.log(samples / (samples - 1))) if samples > 1 else 0 * A
+        torch.testing.assert_close(kept[i], E, atol=1e-10, rtol=0)
+        torch.testing.assert_close(filled[i], torch.linalg.solve(A, (E - torch.eye(N)) @ B), atol=1e-10, rtol=0)
+
+
 def test_legs_converges_to_the_projection_as_samples_become_dense():
     def error(length):
         s = torch.arange(1, length + 1).double() / length

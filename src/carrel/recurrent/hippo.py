@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from carrel.ops import legs_scan
 
 from .hippo_matrices import KINDS, METHODS, discretize, hippo_matrices, lmu_units
+
+_AHEAD = 64  # steps whose matrices are made together
 
 
 class HiPPOState(NamedTuple):
@@ -40,7 +43,7 @@ class HiPPO(nn.Module):
     Feeding a signal in pieces gives what the whole gives.
     Raises ValueError: dt or theta given for legs or missing for the others, an unknown kind or method, forward Euler
     with legs, N > 32 and float32, where it overflows on the way; f or the state of a wrong shape.
-    Cost per sample and channel: legs 10 N operations (a dense matrix exponential with zoh), others 2 N^2.
+    Cost per sample and channel: legs 10 N operations (with zoh 2 N^3, for a matrix per sample), others 2 N^2.
     Source: arXiv:2008.07669.
     """
 
@@ -114,26 +117,34 @@ class HiPPO(nn.Module):
 
     def _stepped(self, f: Tensor, state: HiPPOState, return_last: bool) -> tuple[Tensor, Tensor]:
         A, B, x = self.A.to(f.dtype), self.B.to(f.dtype), state.x.to(f.dtype)
-        steps = []
+        steps, batch = [], len(f)
         for t in range(f.shape[1]):
             if self.kind == "legs":
-                A, B = (matrix.to(f.dtype) for matrix in self._staircase(state.pos + t + 1))
-                B = B.unsqueeze(1)
+                if t % _AHEAD == 0:
+                    ahead = torch.arange(1, min(_AHEAD, f.shape[1] - t) + 1, device=f.device)
+                    matrices, inputs = self._staircase((state.pos.unsqueeze(1) + t + ahead).flatten())
+                    matrices = matrices.to(f.dtype).view(batch, -1, self.N, self.N)
+                    inputs = inputs.to(f.dtype).view(batch, -1, 1, self.N)
+                A, B = matrices[:, t % _AHEAD], inputs[:, t % _AHEAD]
             x = x @ A.mT + B * f[:, t].unsqueeze(-1)
             if not return_last:
                 steps.append(x)
-        return (torch.stack(steps, 1) if steps else x.new_zeros(len(x), 0, *x.shape[1:])), x
+        return (torch.stack(steps, 1) if steps else x.new_zeros(batch, 0, *x.shape[1:])), x
 
     def _staircase(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """LegS is time-invariant in log t, so a sample that stays put from k - 1 to k is met exactly."""
-        A, B = self.A.double(), self.B.double()
-        eye = torch.eye(self.N, dtype=A.dtype, device=A.device)
-        each, row = torch.unique(k, return_inverse=True)
-        E = torch.stack(
-            [torch.linalg.matrix_exp(A * math.log(i / (i - 1))) if i > 1 else 0 * eye for i in each.tolist()]
-        )
-        into = torch.linalg.solve_triangular(A, (E - eye) @ B.unsqueeze(1), upper=False).squeeze(2)
-        return E[row], into[row]
+        r"""The step from k - 1 to k samples for a signal that stays put between them, exactly: (k, N, N) and (k, N).
+
+        With r = (k - 1) / k the past shrinks to [0, r] of the new stretch, so old coefficients meet the new basis as
+        :math:`r \int_0^1 p_n(r u) p_m(u) du`, which is :math:`e^{A \log(k / (k-1))}`; the new sample fills [r, 1].
+        N nodes of Gauss and Legendre integrate these polynomials exactly.
+        """
+        nodes, weights = (torch.from_numpy(v).to(k.device) for v in np.polynomial.legendre.leggauss(self.N))
+        nodes, weights = (nodes + 1) / 2, weights / 2
+        r = (1 - 1 / k.to(torch.float64)).unsqueeze(1)
+        old, stretched = legendre_basis(self.N, nodes), legendre_basis(self.N, r * nodes)
+        kept = r.unsqueeze(2) * (stretched.mT @ (weights.unsqueeze(1) * old))
+        filled = (1 - r) * (legendre_basis(self.N, r + (1 - r) * nodes) * weights.unsqueeze(1)).sum(1)
+        return kept, filled
 
     def reconstruct(self, c: Tensor, points: Tensor) -> Tensor:
         """The remembered signal at places in the remembered stretch of time.
@@ -157,7 +168,7 @@ class HiPPO(nn.Module):
 
 
 def legendre_basis(N: int, points: Tensor) -> Tensor:
-    r"""Orthonormal Legendre polynomials on [0, 1],  :math:`\sqrt{2n+1}\, P_n(2s-1)`: (places, N) for s (places,)."""
+    r"""Orthonormal Legendre polynomials on [0, 1],  :math:`\sqrt{2n+1}\, P_n(2s-1)`: (..., N) for s (...)."""
     z = 2 * points - 1
     rows = [torch.ones_like(z), z]
     for n in range(1, N - 1):

@@ -71,9 +71,20 @@ def _combine(zr, zi, cr, ci, acc):
 
 
 @_kernel
+def _combine_one(zr, zi, cr, ci, acc, k):
+    """One tile, where fewer than four are left."""
+    for r in range(_TILE):
+        acc[k, r] = 0
+    for n in range(0, zr.shape[0], 2):
+        a, b, c, d = cr[k, n], ci[k, n], cr[k, n + 1], ci[k, n + 1]
+        for r in range(_TILE):
+            acc[k, r] += a * zr[n, r] - b * zi[n, r] + c * zr[n + 1, r] - d * zi[n + 1, r]
+
+
+@_kernel
 def _evaluate(v, a, out, tiny, h0, h1, c0, c1):
     batch, modes, length = v.shape[0], v.shape[2], out.shape[2]
-    padded = modes + modes % 2
+    padded, tiles = modes + modes % 2, (length + _TILE - 1) // _TILE
     zr, zi = np.zeros((padded, _TILE), out.dtype), np.zeros((padded, _TILE), out.dtype)
     wr, wi = np.zeros(padded), np.zeros(padded)
     tr, ti = np.zeros(padded), np.zeros(padded)
@@ -82,20 +93,25 @@ def _evaluate(v, a, out, tiny, h0, h1, c0, c1):
     for h in range(h0, h1):
         _powers(a[h], zr, zi, wr, wi)
         for b in range(batch):
-            for q in range(0, (length + _TILE - 1) // _TILE, _TILES):
+            for q in range(0, tiles, _TILES):
+                some = min(_TILES, tiles - q)
                 if q % _RESTART == 0:
                     for n in range(modes):
-                        start = v[b, h, n] * np.exp(a[h, n] * (q * _TILE))
+                        start = v[b, h, n] * (np.exp(a[h, n] * (q * _TILE)) if q else 1.0)
                         tr[n] = start.real
                         ti[n] = start.imag
-                for k in range(_TILES):
+                for k in range(some):
                     for n in range(padded):
                         # numbers too small to matter would turn denormal, which costs a hundred cycles each
                         cr[k, n] = tr[n] if abs(tr[n]) > tiny else 0.0
                         ci[k, n] = ti[n] if abs(ti[n]) > tiny else 0.0
                     _advance(tr, ti, wr, wi)
-                _combine(zr, zi, cr, ci, acc)
-                for k in range(_TILES):
+                if some == _TILES:
+                    _combine(zr, zi, cr, ci, acc)
+                else:
+                    for k in range(some):
+                        _combine_one(zr, zi, cr, ci, acc, k)
+                for k in range(some):
                     first = (q + k) * _TILE
                     for r in range(min(_TILE, length - first)):
                         out[b, h, first + r] = acc[k, r]
@@ -119,6 +135,17 @@ def _project(z, g, acc):
 
 
 @_kernel
+def _project_one(z, g, acc, k):
+    """One tile, where fewer than four are left."""
+    for m in range(z.shape[1]):
+        acc[k, m] = 0
+    for r in range(0, _TILE, 4):
+        a, b, c, d = g[k, r], g[k, r + 1], g[k, r + 2], g[k, r + 3]
+        for m in range(z.shape[1]):
+            acc[k, m] += a * z[r, m] + b * z[r + 1, m] + c * z[r + 2, m] + d * z[r + 3, m]
+
+
+@_kernel
 def _gather(tr, ti, p, k, sr, si, scale):
     modes = tr.shape[0]
     for n in range(modes):
@@ -131,6 +158,7 @@ def _gather(tr, ti, p, k, sr, si, scale):
 def _moments(u, a, s, s1, first, h0, h1, c0, c1):
     """sum_l u_l z^l and, if ``first``, sum_l l u_l z^l as well."""
     batch, length, modes = u.shape[0], u.shape[2], a.shape[1]
+    tiles = (length + _TILE - 1) // _TILE
     zr, zi = np.zeros((modes, _TILE)), np.zeros((modes, _TILE))
     z = np.zeros((_TILE, 2 * modes), u.dtype)
     wr, wi = np.zeros(modes), np.zeros(modes)
@@ -152,26 +180,31 @@ def _moments(u, a, s, s1, first, h0, h1, c0, c1):
                 si[n] = 0
                 s1r[n] = 0
                 s1i[n] = 0
-            for q in range(0, (length + _TILE - 1) // _TILE, _TILES):
+            for q in range(0, tiles, _TILES):
+                some = min(_TILES, tiles - q)
                 if q % _RESTART == 0:
                     for n in range(modes):
-                        start = np.exp(a[h, n] * (q * _TILE))
+                        start = np.exp(a[h, n] * (q * _TILE)) if q else 1.0 + 0.0j
                         tr[n] = start.real
                         ti[n] = start.imag
-                for k in range(_TILES):
+                for k in range(some):
                     begin = (q + k) * _TILE
                     full = max(0, min(_TILE, length - begin))
                     for r in range(full):
                         g[k, r] = u[b, h, begin + r]
                     for r in range(full, _TILE):
                         g[k, r] = 0
-                _project(z, g, p)
+                if some == _TILES:
+                    _project(z, g, p)
+                else:
+                    for k in range(some):
+                        _project_one(z, g, p, k)
                 if first:
-                    for k in range(_TILES):
+                    for k in range(some):
                         for r in range(_TILE):
                             ramp[k, r] = g[k, r] * r
-                    _project(z, ramp, p1)
-                for k in range(_TILES):
+                        _project_one(z, ramp, p1, k)
+                for k in range(some):
                     _gather(tr, ti, p, k, sr, si, 1.0)
                     if first:
                         _gather(tr, ti, p1, k, s1r, s1i, 1.0)
