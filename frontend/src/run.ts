@@ -66,6 +66,12 @@ function follow(panel: HTMLElement, ended: () => void = () => undefined): void {
     events.close();
     void finish((event as MessageEvent<string>).data).finally(ended);
   });
+  events.addEventListener("error", () => {
+    if (events.readyState !== EventSource.CLOSED) return; // a connection lost is tried again by the browser
+    if (words) words.textContent = "This run is no longer followed: the desk was closed or opened anew. Press Run again.";
+    bar?.remove();
+    ended();
+  });
 }
 
 async function finish(address: string): Promise<void> {

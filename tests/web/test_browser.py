@@ -169,6 +169,17 @@ def test_numbers_that_cannot_be_used_are_told_beside_the_form(open_page: OpenPag
     assert page.locator("form [role=alert]").is_hidden()
 
 
+def test_a_run_that_the_site_no_longer_knows_is_said_and_can_be_started_again(open_page: OpenPage) -> None:
+    page = open_page("/methods/min-abc", allowed="status of 404")
+    page.route("**/events", lambda route: route.fulfill(status=404))
+    page.locator("#p-samples").fill("777")  # not kept by another test, so that there is a run to follow
+    page.locator("#p-seeds").fill("1")
+    button = page.get_by_role("button", name="Run, about")
+    button.click()
+    page.locator("#progress").filter(has_text="no longer followed").wait_for()
+    assert button.is_enabled()
+
+
 def test_a_figure_gives_its_numbers_as_csv_and_its_picture_as_png(open_page: OpenPage) -> None:
     page = open_page("/methods/min-abc")
     page.locator("figure[data-drawn]").first.wait_for()

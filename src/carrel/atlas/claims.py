@@ -53,8 +53,11 @@ def _line(job: Job) -> tuple[str, list[str]]:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
+    unknown = [word for word in words if word.startswith("-") and word != "--quick"]
+    if unknown:
+        sys.exit(f"no option {unknown[0]}; there is --quick")
     try:
-        faults = run_claims([word for word in words if not word.startswith("--")], quick="--quick" in words)
+        faults = run_claims([word for word in words if word != "--quick"], quick="--quick" in words)
     except (ValueError, LookupError) as error:
         sys.exit(str(error))
     sys.exit(1 if faults else 0)

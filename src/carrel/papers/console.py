@@ -55,7 +55,7 @@ def print_import(reports: Sequence[ImportReport]) -> None:
             f"{rate:,.0f}",
         )
         table.add_row(*row)
-    console = Console()
+    console = Console(emoji=False)  # a title may hold :words: between colons
     console.print(table)
     for report in reports:
         if report.rejects_file:
@@ -64,7 +64,7 @@ def print_import(reports: Sequence[ImportReport]) -> None:
 
 def print_found(found: SearchView) -> None:
     """Numbered papers with their day and the methods that can be run for them."""
-    console = Console()
+    console = Console(emoji=False)
     for notice in found.notices:
         console.print(f"[dim]{escape(notice)}[/]")
     if not found.papers:
