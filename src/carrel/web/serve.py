@@ -47,6 +47,7 @@ def serve(data: Path | None = None, *, port: int = 8477, open_browser: bool = Fa
     port = listener.getsockname()[1]
     address = f"http://{_HOST}:{port}/"
     with listener, open_desk(data) as desk:
+        print("filling the shelf; new methods or a new index take a moment …", flush=True)
         new = desk.refill()
         if new:
             print(f"put {new} papers of the starter shelf in place")
