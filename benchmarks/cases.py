@@ -9,7 +9,7 @@ from torch import Tensor
 
 from carrel.ops import linear_scan, matrix_scan
 
-from . import mamba, peers
+from . import mamba, peers, state_spaces
 from .case import Bar, Case, Problem, Side
 
 
@@ -68,11 +68,11 @@ def _training(device: torch.device) -> Problem:
         "torch nn.GRU": lambda: torch.autograd.grad(gru(b)[0], (b, *gru.parameters()), arrived),
     }
     absent = {}
-    mambapy = peers.mambapy_scan()
-    if mambapy is None:
+    mambapy = peers.mambapy_scans()
+    if not mambapy:
         absent["mambapy pscan"] = "not installed"
-    else:
-        sides["mambapy pscan"] = _gradients(mambapy, (a, b), arrived)
+    for name, scan in mambapy.items():
+        sides[name] = _gradients(scan, (a, b), arrived)
     return Problem(_against_loop(a, b, arrived), 1e-4, sides, 8 * b.numel() * 4, absent)
 
 
@@ -222,5 +222,6 @@ CASES = {
         ),
         Case("gpu-matrix-scan", "forward and backward, 8 x 4096 matrices of 4 x 4, float32", _matrix, "cuda", rounds=5),
         *mamba.CASES,
+        *state_spaces.CASES,
     )
 }

@@ -23,13 +23,17 @@ def associative_scan(mode: str) -> Scan:
     return lambda a, b: scan(combine, (a, b), dim=1, combine_mode=mode)[1]
 
 
-def mambapy_scan() -> Scan | None:
-    """Blelloch's tree in torch; with channels as the last of its four axes, which is twice as fast as the third."""
+def mambapy_scans() -> dict[str, Scan]:
+    """Blelloch's tree in torch, over (batch, length, channels, states): laid out as mambapy's own block does, with one
+    state a channel; and with the channels in place of the states, which is twice as fast."""
     if importlib.util.find_spec("mambapy") is None:
-        return None
+        return {}
     from mambapy.pscan import pscan
 
-    return lambda a, b: pscan(a.unsqueeze(2), b.unsqueeze(2)).squeeze(2)
+    return {
+        "mambapy pscan": lambda a, b: pscan(a.unsqueeze(-1), b.unsqueeze(-1)).squeeze(-1),
+        "mambapy pscan, channels as states": lambda a, b: pscan(a.unsqueeze(2), b.unsqueeze(2)).squeeze(2),
+    }
 
 
 def accelerated_scan() -> Scan | None:
