@@ -111,7 +111,10 @@ def _forward(w, lam, g, h, out, unit, i0, i1, c0, c1):
             _products(s)
             for r in range(_FOUR, _END):
                 s[r] = 0
-            more[:] = 0
+            for k in range(weights - four):
+                for r in range(_NODES):
+                    more[k, 0, r] = 0
+                    more[k, 1, r] = 0
             for n in range(modes):
                 mode = lam[i, n]
                 _quotient(s, mode, unit[0])
