@@ -107,8 +107,8 @@ def _pair_sums(name: str, w: Tensor, lam: Tensor, g: Tensor, h: Tensor, backend:
 def _check(op_name: str, **given: Tensor) -> None:
     first, home = next(iter(given.items()))
     for name, x in given.items():
-        if not x.is_complex():
-            raise ValueError(f"{op_name}: {name} must be complex, got {x.dtype}")
+        if x.dtype not in (torch.complex64, torch.complex128):
+            raise ValueError(f"{op_name}: {name} must be complex64 or complex128, got {x.dtype}")
         if x.device != home.device:
             raise ValueError(
                 f"{op_name}: {name} is on {x.device} but {first} is on {home.device}; they must be on one device"

@@ -1,4 +1,4 @@
-"""Triton kernels of the Cauchy sums over conjugate pairs, in float64: one program per channel and what it sums into.
+"""Triton kernels of the Cauchy sums over conjugate pairs: one program per channel and what it sums into, in float64.
 
 Forward: a block of nodes and up to four weights, looping over modes. Backward: a weight of a mode, looping over
 nodes; a mode, looping over nodes and weights; a block of nodes, looping over modes and weights. Quotients are

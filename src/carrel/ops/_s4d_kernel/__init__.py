@@ -95,8 +95,8 @@ def vandermonde(v: Tensor, a: Tensor, length: int, *, backend: str = "auto") -> 
     Cost: O(batch * channels * modes * length); nothing of size modes * length is stored.
     """
     a = _check("vandermonde", "v", v, a)
-    if not v.is_complex():
-        raise ValueError(f"vandermonde: v must be complex, got {v.dtype}")
+    if v.dtype not in (torch.complex64, torch.complex128):
+        raise ValueError(f"vandermonde: v must be complex64 or complex128, got {v.dtype}")
     if v.shape[-1] != a.shape[1]:
         raise ValueError(f"vandermonde: v must have {a.shape[1]} modes like a, got shape {tuple(v.shape)}")
     if length < 1:
