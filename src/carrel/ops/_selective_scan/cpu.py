@@ -15,79 +15,19 @@ distances in one array, because LLVM only vectorises what it can show, with a fe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from .._memory import array, fresh, over_blocks
+from .cpu_block import BLOCK, clear, kernel, load_token, place, sigmoid, take_step
 from .reference import not_negative, step_below_zero
-from .vector_math import LOG2E, exp2, log1p_unit
-
-# Products and sums may fuse and reorder; NaN and infinity keep their meaning.
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
-
-BLOCK = 64  # channels: eight vectors of float32
+from .vector_math import LOG2E, exp2
 
 
-@_kernel
-def _clear(v):
-    for c in range(v.size):  # v[:] = 0 would add seconds to the compilation
-        v[c] = 0
-
-
-@_kernel
-def _place(task, channels, groups):
-    """Row of the batch, group, number of the block within the group, its first channel and its width."""
-    own = channels // groups
-    blocks = (own + BLOCK - 1) // BLOCK
-    i, rest = task // (groups * blocks), task % (groups * blocks)
-    g, k = rest // blocks, rest % blocks
-    return i, g, k, g * own + k * BLOCK, min(BLOCK, own - k * BLOCK)
-
-
-@_kernel
-def _sigmoid(v):
-    """Fill row 1 of v with the sigmoid of row 0."""
-    one, zero, scale = v.dtype.type(1), v.dtype.type(0), v.dtype.type(-LOG2E)
-    for c in range(BLOCK):
-        e = exp2(abs(v[c]) * scale)
-        v[BLOCK + c] = (one if v[c] >= zero else e) / (one + e)
-
-
-@_kernel
-def _load_token(w, x, delta, width):
-    for c in range(width):
-        w[4 * BLOCK + c] = x[c]
-        w[5 * BLOCK + c] = delta[c]
-
-
-@_kernel
-def _step(w, fixed, softplus):
-    """From x and delta in w: the step, what it adds, what D passes on, and the slope of the step in delta."""
-    one, zero, scale = w.dtype.type(1), w.dtype.type(0), w.dtype.type(-LOG2E)
-    if softplus:
-        for c in range(BLOCK):
-            raw = w[5 * BLOCK + c] + fixed[c]
-            e = exp2(abs(raw) * scale)
-            step = max(raw, zero) + log1p_unit(e)
-            w[c] = step
-            w[BLOCK + c] = step * w[4 * BLOCK + c]
-            w[2 * BLOCK + c] = fixed[BLOCK + c] * w[4 * BLOCK + c]
-            w[3 * BLOCK + c] = (one if raw >= zero else e) / (one + e)
-    else:
-        for c in range(BLOCK):
-            step = w[5 * BLOCK + c] + fixed[c]
-            w[c] = step
-            w[BLOCK + c] = step * w[4 * BLOCK + c]
-            w[2 * BLOCK + c] = fixed[BLOCK + c] * w[4 * BLOCK + c]
-            w[3 * BLOCK + c] = one
-
-
-@_kernel
+@kernel
 def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus, tokens, i0, i1, c0, c1):
     length, channels = x.shape[1:]
     groups, state = B.shape[2:]
@@ -98,12 +38,12 @@ def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus
     rows = np.zeros(state * 2 * BLOCK, x.dtype)  # of each state: A / log 2, h
     gated, keeps = z.size > 0, states.size > 0
     for task in range(i0, i1):
-        i, g, _, first, width = _place(task, channels, groups)
+        i, g, _, first, width = place(task, channels, groups)
         end = first + width
         if width < BLOCK:  # what an earlier block left beyond the edge
-            _clear(w)
-            _clear(fixed)
-            _clear(rows)
+            clear(w)
+            clear(fixed)
+            clear(rows)
         for c in range(width):
             fixed[c] = bias[first + c]
             fixed[BLOCK + c] = D[first + c]
@@ -120,8 +60,8 @@ def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus
                     row, kept = rows[n * 2 * BLOCK : (n + 1) * 2 * BLOCK], states[i, t // tokens, n, first:end]
                     for c in range(width):
                         kept[c] = row[BLOCK + c]
-            _load_token(w, x[i, t, first:end], delta[i, t, first:end], width)
-            _step(w, fixed, softplus)
+            load_token(w, x[i, t, first:end], delta[i, t, first:end], width)
+            take_step(w, fixed, softplus)
             if not softplus:
                 for c in range(width):
                     if w[c] < zero:
@@ -138,7 +78,7 @@ def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus
                 z_row = z[i, t, first:end]
                 for c in range(width):
                     gate[c] = z_row[c]
-                _sigmoid(gate)
+                sigmoid(gate)
                 for c in range(width):
                     out[c] = w[2 * BLOCK + c] * gate[c] * gate[BLOCK + c]
             else:
@@ -150,14 +90,14 @@ def _forward(x, delta, A, B, C, D, z, h0, bias, y, last, states, wrong, softplus
                 last[i, first + c, n] = row[BLOCK + c]
 
 
-@_kernel
+@kernel
 def _again(per_token, past, rows, fixed, x, delta, B, C, softplus):
     """The states of a chunk once more, from those before it: fills both buffers; rows as in the backward pass."""
     state, width = B.shape[1], x.shape[1]
     for t in range(x.shape[0]):
         w = per_token[t * 6 * BLOCK : (t + 1) * 6 * BLOCK]
-        _load_token(w, x[t], delta[t], width)
-        _step(w, fixed, softplus)
+        load_token(w, x[t], delta[t], width)
+        take_step(w, fixed, softplus)
         for n in range(state):
             row = rows[n * 3 * BLOCK : (n + 1) * 3 * BLOCK]
             at, after = (t * state + n) * 2 * BLOCK, ((t + 1) * state + n) * 2 * BLOCK
@@ -171,7 +111,7 @@ def _again(per_token, past, rows, fixed, x, delta, B, C, softplus):
                 w[2 * BLOCK + c] += from_ * h
 
 
-@_kernel
+@kernel
 def _backward(
     x, delta, A, B, C, D, z, bias, states, gy, g_last,
     dx, ddelta, dA, dB, dC, dD, dz, dh0, dbias, softplus, tokens, i0, i1, c0, c1,
@@ -191,15 +131,15 @@ def _backward(
     d_bias = whole[(state + 1) * BLOCK : (state + 2) * BLOCK]
     gated = z.size > 0
     for task in range(i0, i1):
-        i, g, k, first, width = _place(task, channels, groups)
+        i, g, k, first, width = place(task, channels, groups)
         end = first + width
-        _clear(whole)
+        clear(whole)
         if width < BLOCK:  # what an earlier block left beyond the edge
-            _clear(v)
-            _clear(fixed)
-            _clear(rows)
-            _clear(past)
-            _clear(per_token)
+            clear(v)
+            clear(fixed)
+            clear(rows)
+            clear(past)
+            clear(per_token)
         for c in range(width):
             fixed[c] = bias[first + c]
             fixed[BLOCK + c] = D[first + c]
@@ -227,7 +167,7 @@ def _backward(
                     z_row, d_gate = z[i, t, first:end], dz[i, t, first:end]
                     for c in range(width):
                         gate[c] = z_row[c]
-                    _sigmoid(gate)
+                    sigmoid(gate)
                     for c in range(BLOCK):
                         open_ = gate[BLOCK + c]
                         v[5 * BLOCK + c] = v[c] * w[2 * BLOCK + c] * open_ * (one + gate[c] * (one - open_))

@@ -8,18 +8,16 @@ gradient that arrives for y before its gate,
     dx_t = D g_t + d_t sum_n lambda_t B_t,    dd_t = sum_n q_t A + x_t sum_n lambda_t B_t,    dA = sum_t q_t d_t,
     dB_t = sum_c lambda_t d_t x_t,    dC_t = sum_c g_t h_t,    dh0 = a_1 lambda_1.
 
-The kernels never hold more than a chunk of h. Further derivatives are of the composition with `linear_scan` below,
-which does.
+The kernels never hold more than a chunk of h. Further derivatives are of the composition with `linear_scan`
+(composed.py), which does.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .._kernel_op import KernelOp, kernels, lead
 from .._linear_scan import linear_scan
-
-_SMALL = 1e3  # torch.softplus is the identity above its threshold; here it never is where that could be seen
+from .composed import Composed, per_channel, per_group
 
 
 def _states_shape(x: Tensor, B: Tensor, tokens: int) -> tuple[int, ...]:
@@ -108,59 +106,6 @@ def _backward_like(
     return tuple(like)  # type: ignore[return-value]
 
 
-def _per_channel(B: Tensor, channels: int) -> Tensor:
-    """(B, L, G, N) as (B, L, e, N)."""
-    batch, length, groups, state = B.shape
-    return B.unsqueeze(3).expand(batch, length, groups, channels // groups, state).flatten(2, 3)
-
-
-def _per_group(B: Tensor, groups: int) -> Tensor:
-    """The sum over the channels of each group of (B, L, e, N)."""
-    batch, length, channels, state = B.shape
-    return B.reshape(batch, length, groups, channels // groups, state).sum(3)
-
-
-class _Composed:
-    """Every intermediate of the operation, in the accumulation type and in operations that torch differentiates."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        z: Tensor,
-        h0: Tensor,
-        bias: Tensor,
-        softplus: bool,
-    ) -> None:
-        wide = h0.dtype
-        self.x, self.channels = x.to(wide), x.shape[-1]
-        self.B, self.C = (_per_channel(t.to(wide), self.channels) for t in (B, C))
-        raw = delta.to(wide) + bias
-        self.d = functional.softplus(raw, threshold=_SMALL) if softplus else raw
-        self.slope = torch.sigmoid(raw) if softplus else None  # of d in delta
-        self.a = torch.exp(self.d.unsqueeze(-1) * A)
-        self.u = (self.d * self.x).unsqueeze(-1)
-        self.h, self.last = linear_scan(self.a, self.u * self.B, h0)
-        self.before = torch.cat([h0.unsqueeze(1), self.h[:, :-1]], 1)
-        self.z = z.to(wide) if z.numel() else None
-        self.open = None if self.z is None else torch.sigmoid(self.z)
-
-    def plain(self, D: Tensor) -> Tensor:
-        """y before the gate."""
-        return (self.C * self.h).sum(-1) + D * self.x
-
-    def gate_slope(self) -> Tensor:
-        assert self.z is not None
-        assert self.open is not None
-        return self.open * (1 + self.z * (1 - self.open))
-
-    def sloped(self, d_raw: Tensor) -> Tensor:
-        return d_raw if self.slope is None else d_raw * self.slope
-
-
 def _formula(
     x: Tensor,
     delta: Tensor,
@@ -182,7 +127,7 @@ def _formula(
     given = (x, delta, A, B, C, D, z, h0, bias)
     if x.numel() == 0:
         return (*(torch.zeros_like(t) for t in given[:7]), g_last.clone(), torch.zeros_like(bias))
-    f, groups = _Composed(x, delta, A, B, C, z, h0, bias, softplus), B.shape[2]
+    f, groups = Composed(x, delta, A, B, C, z, h0, bias, softplus), B.shape[2]
     g, dz = g.to(h0.dtype), torch.zeros_like(z)
     if f.z is not None and f.open is not None:
         dz = g * f.plain(D) * f.gate_slope()
@@ -198,8 +143,8 @@ def _formula(
         D * g + f.d * added,
         d_raw,
         (q * f.d.unsqueeze(-1)).sum((0, 1)),
-        _per_group(lam * f.u, groups),
-        _per_group(g.unsqueeze(-1) * f.h, groups),
+        per_group(lam * f.u, groups),
+        per_group(g.unsqueeze(-1) * f.h, groups),
         (g * f.x).sum((0, 1)),
         dz,
         f.a[:, 0] * lam[:, 0],
@@ -240,15 +185,15 @@ def _tangent(
     ]
     wide = h0.dtype
     vx, vdelta, vA, vB, vC, vD, vz, vh0, vbias = (t.to(wide) for t in moved)
-    f = _Composed(x, delta, A, B, C, z, h0, bias, softplus)
+    f = Composed(x, delta, A, B, C, z, h0, bias, softplus)
     vd = f.sloped(vdelta + vbias)
     va = f.a * (vd.unsqueeze(-1) * A + f.d.unsqueeze(-1) * vA)
-    vb = (vd * f.x + f.d * vx).unsqueeze(-1) * f.B + f.u * _per_channel(vB, f.channels)
+    vb = (vd * f.x + f.d * vx).unsqueeze(-1) * f.B + f.u * per_channel(vB, f.channels)
     if x.numel():
         vh, v_last = linear_scan(f.a, va * f.before + vb, vh0)
     else:
         vh, v_last = f.h, vh0.clone()
-    vy = (_per_channel(vC, f.channels) * f.h + f.C * vh).sum(-1) + vD * f.x + D * vx
+    vy = (per_channel(vC, f.channels) * f.h + f.C * vh).sum(-1) + vD * f.x + D * vx
     if f.z is not None and f.open is not None:
         vy = vy * f.z * f.open + f.plain(D) * f.gate_slope() * vz
     return vy.to(x.dtype), v_last, torch.zeros_like(states)
