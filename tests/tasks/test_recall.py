@@ -9,7 +9,13 @@ from carrel.tasks import copy_first_symbol
 
 
 def made(seed=0, **options):
-    return copy_first_symbol(**({"batch": 200, "length": 9} | options), generator=torch.Generator().manual_seed(seed))
+    sizes = {"batch": 200, "length": 9} | options
+    x, y, mask = copy_first_symbol(**sizes, generator=torch.Generator().manual_seed(seed))
+    assert y.shape == mask.shape == x.shape[:2]
+    assert (y[:, :-1] == 0).all()
+    assert mask[:, -1].all()
+    assert not mask[:, :-1].any()
+    return x, y[:, -1]
 
 
 def test_an_oracle_that_reads_the_first_token_is_always_right():

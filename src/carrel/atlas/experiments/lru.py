@@ -142,9 +142,10 @@ class _Side:
         return torch.cat([m.eigenvalues().detach().abs() for m in mixers if isinstance(m, LRU)])
 
     def _sequences(self, batch: int) -> tuple[Tensor, Tensor]:
-        return copy_first_symbol(
+        x, y, _ = copy_first_symbol(
             batch, length=self.length, classes=_CLASSES, noise=self.noise, generator=self.generator
         )
+        return x, y[:, -1]
 
     @torch.no_grad()
     def _right(self) -> float:
