@@ -13,6 +13,7 @@ import pytest
 
 from carrel.atlas.catalogue import UnknownMethod
 from carrel.atlas.parameter import BadParameter
+from carrel.atlas.work import Work
 
 WAIT = 60.0  # seconds; a loaded machine starts processes slowly
 FOREVER = """
@@ -461,3 +462,22 @@ def test_the_runner_loads_no_torch():
     code = "import carrel.atlas.runner, carrel.atlas.figure, carrel.atlas.console, sys; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_work_of_another_folder_with_seeds_of_its_own_joins_the_queue_and_the_worker(workshop, runner_of, tmp_path):
+    workshop.add("good")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    source = (workshop.folder / "experiments" / "good.py").read_text().replace('Report("good")', 'Report("other")')
+    (elsewhere / "other.py").write_text(source)
+    work = Work("other", "Other", "It adds up.", elsewhere / "other.py", {"size": 4}, seeds=(7, 5))
+    runner = runner_of()
+    runner.wait(runner.submit("good"), timeout=WAIT)
+    pid = runner._worker.pid
+    job = runner.wait(runner.enqueue(work), timeout=WAIT)
+    assert (job.state, job.slug, job.result.checks[0].values) == ("done", "other", (11.0, 9.0))
+    assert runner._worker.pid == pid
+    assert runner.enqueue(work).cached
+    (elsewhere / "other.py").write_text(source.replace("It does.", "It did."))
+    assert runner.wait(runner.enqueue(work), timeout=WAIT).result.finding == "It did."
+    assert runner._worker.pid != pid, "what it had loaded has changed"

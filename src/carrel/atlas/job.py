@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from carrel.atlas.result import Result
+from carrel.atlas.work import Work
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -17,12 +18,8 @@ class Job:
     """Written by the runner alone; read by anyone. ``change`` grows by one with every change."""
 
     id: str
-    slug: str
-    parameters: Mapping[str, Any]
-    seeds: tuple[int, ...]
-    quick: bool
+    work: Work
     key: str
-    estimate_s: float | None = None
     state: State = "queued"
     fraction: float = 0.0
     note: str = ""
@@ -36,6 +33,26 @@ class Job:
     started: float = 0.0  # monotonic seconds
     ended: float = 0.0
     stop: str = field(default="", repr=False)  # set to ask the runner to end it
+
+    @property
+    def slug(self) -> str:
+        return self.work.slug
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return self.work.parameters
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.work.seeds
+
+    @property
+    def quick(self) -> bool:
+        return self.work.quick
+
+    @property
+    def estimate_s(self) -> float | None:
+        return self.work.estimate_s
 
     @property
     def finished(self) -> bool:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from carrel.atlas.cache import cores
+from carrel.atlas.cache import code_version, cores
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _SIGNALS = {
@@ -34,8 +34,8 @@ class WorkerDied(Exception):
 class WorkerProcess:
     """One ``python -m carrel.atlas.worker``, in a session of its own so that Ctrl-C reaches only us."""
 
-    def __init__(self, code: str) -> None:
-        self.code = code  # the version of the code it has loaded, or will load
+    def __init__(self) -> None:
+        self._codes: dict[Path, str] = {}  # folders it has loaded experiments from, and the version of the code then
         self._asked: tuple[float, float | None] = (-1.0, None)
         self._tail: deque[str] = deque(maxlen=60)
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -66,6 +66,14 @@ class WorkerProcess:
     def tail(self) -> str:
         """The last lines it wrote to standard error or standard output."""
         return "".join(self._tail)
+
+    def will_load(self, experiments: Path) -> None:
+        """Note that it is about to run code of this folder, and of the library with it."""
+        self._codes.setdefault(experiments, code_version(experiments))
+
+    def is_current(self) -> bool:
+        """Whether all code that it may have loaded is still the same on disk."""
+        return all(code_version(folder) == code for folder, code in self._codes.items())
 
     def send(self, order: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None

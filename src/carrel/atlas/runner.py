@@ -12,17 +12,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from carrel.atlas.cache import ResultCache, cache_key, code_version, machine, versions
+from carrel.atlas.cache import ResultCache
 from carrel.atlas.catalogue import Catalogue
 from carrel.atlas.job import Job as Job
 from carrel.atlas.job import State
 from carrel.atlas.process import WorkerDied, WorkerProcess
-from carrel.atlas.report import Report, ReportError, Result
+from carrel.atlas.report import Report, ReportError
+from carrel.atlas.work import Work
 
 _LOOK = 0.1  # seconds between two looks at clock and memory
 _KEPT = 200  # finished jobs that are remembered
@@ -67,9 +66,7 @@ class Runner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def submit(
@@ -81,18 +78,16 @@ class Runner:
         quick: bool = False,
         fresh: bool = False,
     ) -> Job:
+        """Ask for the experiment of a method. Returns and raises what ``enqueue`` does, and what ``Work.of`` raises."""
+        return self.enqueue(Work.of(self.catalogue, slug, parameters or {}, seeds, quick), fresh=fresh)
+
+    def enqueue(self, work: Work, *, fresh: bool = False) -> Job:
         """Ask for a run. Returns at once, with a finished job if the result is kept or a waiting one if asked before.
 
-        Raises UnknownMethod, CardError, BadParameter, ValueError for seeds outside 1..100, QueueFull.
+        Raises QueueFull.
         """
-        card = self.catalogue[slug]
-        values = card.parse(parameters or {}, quick)
-        if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= 100:
-            raise ValueError(f"seeds must be between 1 and 100, got {seeds}")
-        key = cache_key(slug, values, range(seeds), quick, code_version(self.catalogue.experiments))
-        estimate = None if quick else card.seconds * seeds / 3
-        job = Job(secrets.token_hex(6), slug, values, tuple(range(seeds)), quick, key, estimate)
-        kept = None if fresh else self.cache.get(slug, key)
+        job = Job(secrets.token_hex(6), work, work.key)
+        kept = None if fresh else self.cache.get(work.slug, job.key)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the runner is closed")
@@ -102,7 +97,7 @@ class Runner:
                 self._end(job, "done")
                 return job
             for other in (*self._queue, *([self._running] if self._running else [])):
-                if other.key == key and not fresh and not other.stop:
+                if other.key == job.key and not fresh and not other.stop:
                     return other
             if len(self._queue) >= _FULL:
                 raise QueueFull(f"{_FULL} experiments are waiting already; let some finish or cancel them")
@@ -119,8 +114,7 @@ class Runner:
         """The running job, those waiting in order, then the finished ones, newest first."""
         with self._changed:
             ended = [job for job in self._jobs.values() if job.finished]
-            running = [self._running] if self._running else []
-            return [*running, *self._queue, *reversed(ended)]
+            return [*([self._running] if self._running else []), *self._queue, *reversed(ended)]
 
     def job(self, id: str) -> Job:
         """Raises LookupError if there is no such job, or it is long past."""
@@ -205,17 +199,10 @@ class Runner:
                 self._drop_worker()
 
     def _run(self, job: Job) -> None:
-        card = self.catalogue[job.slug]
         reports: list[Report] = []
-        order = {
-            "slug": job.slug,
-            "experiment": str(self.catalogue.experiment(job.slug)),
-            "seeds": list(job.seeds),
-            "parameters": dict(job.parameters),
-        }
         try:
-            worker = self._warm_worker()
-            worker.send(order)
+            worker = self._warm_worker(job.work)
+            worker.send(job.work.order())
             while True:
                 event = worker.receive(_LOOK)
                 stop = job.stop or self._beyond_limits(job, worker)
@@ -241,35 +228,23 @@ class Runner:
             self._fail(job, f"{job.slug} did not finish: the worker {error}", tail)
             return
         try:
-            result = Result.of(
-                reports,
-                title=card.title,
-                claim=card.claim,
-                seconds=round(time.monotonic() - job.started, 2),
-                seeds=job.seeds,
-                parameters=dict(job.parameters),
-                versions=versions(),
-                date=datetime.now(UTC).isoformat(timespec="seconds"),
-                machine=machine(),
-                quick=job.quick,
-            )
+            result = job.work.result(reports, time.monotonic() - job.started)
+            self.cache.put(job.key, result)
         except ReportError as error:
             self._fail(job, str(error))
             return
-        try:
-            self.cache.put(job.key, result)
         except OSError as error:
             job.log = f"the result could not be kept: {error}"
         job.result = result
         self._finish(job, "done")
 
-    def _warm_worker(self) -> WorkerProcess:
-        """The worker at hand, or a new one if there is none or the code has changed since it started."""
-        code = code_version(self.catalogue.experiments)
-        if self._worker is not None and (self._worker.code != code or not self._worker.alive):
+    def _warm_worker(self, work: Work) -> WorkerProcess:
+        """The worker at hand, or a new one if there is none or code that it has loaded has changed since."""
+        if self._worker is not None and not (self._worker.alive and self._worker.is_current()):
             self._drop_worker()
         if self._worker is None:
-            self._worker = WorkerProcess(code)
+            self._worker = WorkerProcess()
+        self._worker.will_load(work.experiment.parent)
         return self._worker
 
     def _drop_worker(self) -> None:
@@ -280,8 +255,7 @@ class Runner:
     def _beyond_limits(self, job: Job, worker: WorkerProcess) -> str:
         if job.elapsed_s > self.time_limit_s:
             return f"was stopped at the time limit of {self.time_limit_s:g} s"
-        held = worker.resident_mb()
-        if held is not None and held > self.memory_limit_mb:
+        if (held := worker.resident_mb() or 0.0) > self.memory_limit_mb:
             return f"was stopped at {held:.0f} MB of memory, above the limit of {self.memory_limit_mb:g} MB"
         return ""
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from carrel.atlas.report import Report, listening
 
+_PACKAGE = Path(__file__).parents[1]
 _RATE = 20  # progress lines per second
 _Say = Callable[[dict[str, Any]], None]
 
@@ -92,9 +93,8 @@ def _serve(order: dict[str, Any], say: _Say) -> None:
 
 def _load(path: Path) -> ModuleType:
     """Our own experiments by their module name, those of another folder by their file."""
-    package = importlib.import_module("carrel.atlas.experiments")
-    if any(path.parent == Path(folder) for folder in package.__path__):
-        return importlib.import_module(f"{package.__name__}.{path.stem}")
+    if path.is_relative_to(_PACKAGE) and path.is_file():
+        return importlib.import_module(".".join(("carrel", *path.relative_to(_PACKAGE).with_suffix("").parts)))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"there is no experiment {path.name} in {path.parent}")
