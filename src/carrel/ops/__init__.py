@@ -1,5 +1,6 @@
 """Operations that have kernels. Each works on any machine; see docs/ops.md for how a call finds its backend."""
 
+from ._decay_attention import decay_attention as decay_attention
 from ._dplr_kernel import cauchy as cauchy
 from ._dplr_kernel import dplr_kernel as dplr_kernel
 from ._legs_scan import legs_scan as legs_scan
@@ -13,6 +14,7 @@ from ._selective_scan import selective_scan as selective_scan
 
 __all__ = [
     "cauchy",
+    "decay_attention",
     "discretize_diagonal",
     "dplr_kernel",
     "legs_scan",

@@ -1,0 +1,31 @@
+"""The equations of `decay_attention` in torch, token by token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def recur(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
+    """o (B, H, L, P) and the last S (B, H, N, P), for log_decay (B, H, L, N or 1); autograd differentiates it."""
+    _check_values(log_decay)
+    decay, S, rows = torch.exp(log_decay), state.clone(), []
+    for t in range(q.shape[2]):
+        after = decay[:, :, t, :, None] * S + k[:, :, t, :, None] * v[:, :, t, None, :]
+        # sums of products, not a matrix product, which autocast would round
+        rows.append((q[:, :, t, :, None] * (S if exclusive else after)).sum(-2))
+        S = after
+    return (torch.stack(rows, 2) if rows else torch.zeros_like(v)), S
+
+
+def _check_values(log_decay: Tensor) -> None:
+    """As the CPU's kernels do; not while tensors are wrappers or symbols, nor where a look would make a GPU wait."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or log_decay.is_cuda:
+        return
+    with torch.no_grad():
+        if (log_decay > 0).any():
+            raise ValueError(above_zero(log_decay))
+
+
+def above_zero(log_decay: Tensor) -> str:
+    return f"decay_attention: log_decay must be at most 0 everywhere, its largest entry is {log_decay.max().item():g}"
