@@ -4,6 +4,11 @@ from .fft_conv import fft_conv as fft_conv
 from .mixer import Mixer as Mixer
 from .norms import RMSNorm as RMSNorm
 from .parameter_groups import parameter_groups as parameter_groups
+from .rotary import Turns as Turns
+from .rotary import rotary_frequencies as rotary_frequencies
+from .rotary import rotary_turns as rotary_turns
+from .rotary import rotate as rotate
 from .short_convolution import ShortConvolution as ShortConvolution
 from .short_convolution import ShortConvolutionState as ShortConvolutionState
+from .state import KVCache as KVCache
 from .swiglu import SwiGLU as SwiGLU

@@ -1,0 +1,3 @@
+"""Mixers that look back at all earlier tokens."""
+
+from .multihead import MHA as MHA

@@ -1,0 +1,74 @@
+"""States that several mixers share."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class KVCache(NamedTuple):
+    """Keys and values of all tokens so far; grows by one column of each per token.
+
+    k, v: (batch, kv_heads, tokens, head_dim), the latest token last; pos: (batch,) int64, tokens that a row has seen.
+    A row with ``pos`` below ``tokens`` owns only its last ``pos`` columns: to join states of different lengths, fill
+    the shorter ones up in front.
+    """
+
+    k: Tensor
+    v: Tensor
+    pos: Tensor
+
+    def append(self, k: Tensor, v: Tensor) -> KVCache:
+        """The cache with further columns; this one keeps its meaning.
+
+        Without gradients k and v of the result lie at the front of a buffer with room for as many columns again. The
+        first to append to them writes into that room, at no more cost than the new columns; whoever appends to the
+        same cache a second time, or to picked rows, gets a buffer of its own. With gradients everything is copied.
+        """
+        return KVCache(_append(self.k, k), _append(self.v, v), self.pos + k.shape[2])
+
+
+# Columns written so far, by the memory that they lie in. A view knows its own length only, and a mark within the
+# tensors would be copied, moved and saved along with them.
+_written: weakref.WeakKeyDictionary[torch.UntypedStorage, int] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+_LEAST_ROOM = 16  # columns
+
+
+def _append(old: Tensor, new: Tensor) -> Tensor:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat((old, new), 2)
+    count, total = old.shape[2], old.shape[2] + new.shape[2]
+    if not _claim(old, total):
+        batch, heads, _, dim = old.shape
+        room = old.new_empty(batch, heads, 2 * max(total, _LEAST_ROOM), dim)
+        room[:, :, :count] = old
+        with _lock:
+            _written[room.untyped_storage()] = total
+        old = room[:, :, :count]
+    _, heads, _, dim = old.shape
+    whole = old.as_strided((old.shape[0], heads, total, dim), old.stride(), old.storage_offset())
+    whole[:, :, count:] = new
+    return whole
+
+
+def _claim(old: Tensor, total: int) -> bool:
+    """Whether ``old`` is the front of a buffer with room, and nobody has written behind it; marks it as written."""
+    if old.is_inference() and not torch.is_inference_mode_enabled():
+        return False  # torch forbids it
+    storage = old.untyped_storage()
+    batch, heads, count, dim = old.shape
+    columns = old.stride(0) // (heads * dim) if batch and heads and dim else 0
+    dense = (columns * heads * dim, columns * dim, dim, 1)
+    size = batch * heads * columns * dim * old.element_size()
+    if old.stride() != dense or old.storage_offset() != 0 or storage.nbytes() != size or total > columns:
+        return False
+    with _lock:
+        if _written.get(storage) != count:
+            return False
+        _written[storage] = total
+    return True

@@ -1,0 +1,142 @@
+"""KVCache: appending costs the new columns only, and never changes what an older cache means."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from carrel.layers import KVCache
+
+
+def columns(first, count, batch=2):
+    values = torch.arange(first, first + count, dtype=torch.float64)
+    return values.expand(batch, 3, count)[..., None].repeat(1, 1, 1, 4)
+
+
+def cache(count=5, batch=2):
+    return KVCache(columns(0, count, batch), -columns(0, count, batch), torch.full((batch,), count))
+
+
+def read(c):
+    assert torch.equal(c.k, -c.v)
+    assert (c.k == c.k[:1, :1, :, :1]).all()
+    assert c.pos.tolist() == [c.k.shape[2]] * c.k.shape[0]
+    return c.k[0, 0, :, 0].tolist()
+
+
+def append(c, first, count=1):
+    new = columns(first, count, c.k.shape[0])
+    return c.append(new, -new)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def test_columns_come_last():
+    c = cache()
+    for n, count in enumerate([1, 0, 3, 40]):
+        c = append(c, 10 * n, count)
+    assert read(c) == [0, 1, 2, 3, 4, 0, 20, 21, 22, *range(30, 70)]
+
+
+def test_columns_are_copied_a_few_times_in_all():
+    c, moves, memory = cache(), 0, None
+    for n in range(1000):
+        c = append(c, n)
+        moves += memory != c.k.data_ptr()
+        memory = c.k.data_ptr()
+    assert moves <= 8
+    assert c.k.untyped_storage().nbytes() <= 4 * c.k.numel() * 8
+
+
+def test_a_second_branch_gets_memory_of_its_own():
+    old = append(cache(), 5)
+    first = append(old, 6)
+    assert first.k.data_ptr() == old.k.data_ptr()
+    second = append(old, 60)
+    third = append(first, 7)
+    assert read(old) == [0, 1, 2, 3, 4, 5]
+    assert read(first) == [0, 1, 2, 3, 4, 5, 6]
+    assert read(second) == [0, 1, 2, 3, 4, 5, 60]
+    assert read(third) == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_branch_of_zero_columns_does_not_take_the_room():
+    old = append(cache(), 5)
+    same = append(old, 0, count=0)
+    first, second = append(old, 6), append(same, 60)
+    assert read(first)[-1] == 6
+    assert read(second)[-1] == 60
+
+
+@pytest.mark.parametrize("pick", [slice(0, 1), slice(1, 2), [1, 0], slice(None)], ids=str)
+def test_picked_rows_go_on_by_themselves(pick):
+    old = append(cache(), 5)
+    rows = KVCache(*(part[pick] for part in old))
+    one, two = append(rows, 6), append(old, 60)
+    three = append(rows, 600)
+    assert read(one)[-1] == 6
+    assert read(two)[-1] == 60
+    assert read(three)[-1] == 600
+    assert read(old) == [0, 1, 2, 3, 4, 5]
+
+
+def test_repeated_rows_do_not_share_their_future():
+    old = append(cache(batch=1), 5)
+    beams = KVCache(*(part.expand(2, *part.shape[1:]) for part in old))
+    new = columns(6, 1)
+    new[1] = 7
+    after = beams.append(new, -new)
+    assert after.k[:, 0, -1, 0].tolist() == [6, 7]
+
+
+def test_a_shortened_cache_goes_on_from_there():
+    old = append(cache(), 5)
+    short = KVCache(old.k[:, :, :3], old.v[:, :, :3], old.pos - 3)
+    assert read(append(short, 30)) == [0, 1, 2, 30]
+    assert read(append(old, 6)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_the_latest_columns_alone_go_on():
+    old = append(append(cache(), 5), 6)
+    late = KVCache(old.k[:, :, 2:], old.v[:, :, 2:], old.pos - 2)
+    assert read(append(late, 7)) == [2, 3, 4, 5, 6, 7]
+    assert read(append(old, 70)) == [0, 1, 2, 3, 4, 5, 6, 70]
+
+
+def test_saved_and_copied_caches_go_on_by_themselves():
+    old = append(cache(), 5)
+    file = io.BytesIO()
+    torch.save(tuple(old), file)
+    file.seek(0)
+    for other in (KVCache(*torch.load(file)), copy.deepcopy(old)):
+        assert read(append(other, 60)) == [0, 1, 2, 3, 4, 5, 60]
+    assert read(append(old, 6)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_gradients_reach_all_columns():
+    with torch.enable_grad():
+        old = append(cache(), 5)
+        old.k.requires_grad_()
+        new = columns(6, 1).requires_grad_()
+        after = old.append(new, -new)
+        after.k.square().sum().backward()
+    assert torch.equal(old.k.grad, 2 * old.k)
+    assert torch.equal(new.grad, 2 * new)
+    assert read(append(old, 60))[-1] == 60
+    assert after.k[0, 0, -1, 0] == 6
+
+
+def test_a_cache_of_inference_mode_goes_on_outside():
+    with torch.inference_mode():
+        old = append(append(cache(), 5), 6)
+    assert read(append(old, 7)) == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_an_empty_batch_has_a_cache_too():
+    c = append(append(cache(batch=0), 5), 6)
+    assert c.k.shape == (0, 3, 7, 4)
