@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from carrel.atlas.catalogue import CardError, UnknownMethod, load_catalogue
+from carrel.atlas.catalogue import CardError, Comparable, UnknownMethod, load_catalogue
 from carrel.atlas.parameter import BadParameter, Parameter
 
 
@@ -255,3 +255,30 @@ def test_opening_a_catalogue_of_sixty_cards_takes_under_30_ms(workshop):
         assert workshop.catalogue["method-7"].slug == "method-7"
         took.append(time.process_time() - started)
     assert min(took) < 0.03
+
+
+def test_a_card_may_say_how_it_stands_in_a_comparison(workshop):
+    assert read(workshop, workshop.card).compare is None
+    stands = '[compare]\noptions = { state_dim = 8, init = "lin", gate = false }\nmlp = 2\n\n[parameters.size]'
+    card = read(workshop, workshop.card.replace("[parameters.size]", stands))
+    assert card.compare == Comparable({"state_dim": 8, "init": "lin", "gate": False}, 2.0)
+    plain = read(workshop, workshop.card.replace("[parameters.size]", "[compare]\noptions = {}\n[parameters.size]"))
+    assert plain.compare == Comparable({}, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("[compare]", r'missing field "options" in \[compare\]'),
+        ("[compare]\noptions = 3", "options must be a table, got 3"),
+        ("[compare]\noptions = { a = [1] }", r"option a must be a number, a text, true or false, got \[1\]"),
+        ("[compare]\noptions = {}\nmlp = -1", "mlp must not be below 0, got -1"),
+        ("[compare]\noption = {}", 'unknown field "option" in .compare.; did you mean options'),
+    ],
+)
+def test_a_comparison_that_is_not_right_is_said_with_its_line(workshop, table, said):
+    text = workshop.card.replace("[parameters.size]", f"{table}\n[parameters.size]")
+    with pytest.raises(CardError, match=said) as raised:
+        read(workshop, text)
+    line = table.splitlines()[-1]
+    assert raised.value.line in (line_with(text, "[compare]"), line_with(text, line))

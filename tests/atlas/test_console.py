@@ -49,7 +49,7 @@ def test_a_result_shows_verdict_checks_tables_curves_and_how_it_came_about(works
     text = written(print_result, result(), workshop.catalogue["made-up"])
     for words in (
         *("✓ holds, 3 seeds of 3", "It adds up.", "worst of 3", "0.97", "≥ 0.95", "3·10⁻¹⁵", "≤ 10⁻¹⁰"),
-        *(TRICKY, "2.5 ±1", "12 345", "loss (nats)", "steps", "size 4, on yes", "41.2 s", "A processor, 2 cores"),
+        *(TRICKY, "2.5 ±1", "12,345", "loss (nats)", "steps", "size 4, on yes", "41.2 s", "A processor, 2 cores"),
         "2026-01-02 03:04",
     ):
         assert words in text

@@ -183,3 +183,46 @@ def test_the_plot_for_terminals_shows_title_labels_ticks_and_names_in_80_columns
     assert len(lines) == 15
     rising = next(line for line in lines if line.endswith("rising"))
     assert any(0x2800 < ord(letter) < 0x2900 for letter in rising)
+
+
+def scatter(*points: tuple[str, float, tuple[float, ...]], log: str = "") -> Curve:
+    lines = tuple(Series(name, (x,), tuple((y,) for y in ys)) for name, x, ys in points)
+    return Curve("Accuracy against cost", "seconds", "share right", log, lines, points=True)
+
+
+def test_points_are_named_where_they_stand_without_covering_one_another():
+    crowd = scatter(
+        ("alpha", 1.0, (0.5, 0.7)), ("beta", 1.02, (0.6,)), ("gamma", 1.01, (0.61,)), ("delta", 100.0, (1,))
+    )
+    root = ElementTree.fromstring(svg(Curve(**{**vars_of(crowd), "log": "x"}), width=560, height=280))
+    dots = [(float(e.get("cx")), float(e.get("cy"))) for e in root.iter() if e.tag.endswith("circle")]
+    names = {e.text: (float(e.get("x")), float(e.get("y"))) for e in root.iter() if e.tag.endswith("text")}
+    assert len(dots) == 4
+    for name, dot in zip(("alpha", "beta", "gamma", "delta"), dots, strict=True):
+        x, y = names[name]
+        assert x >= 0
+        assert x + 6.3 * len(name) <= 560
+        assert abs(y - dot[1]) < 70
+    feet = [names[name][1] for name in ("alpha", "beta", "gamma")]
+    assert all(abs(a - b) >= 13 for a, b in itertools.combinations(feet, 2))
+
+
+def vars_of(curve: Curve) -> dict[str, object]:
+    return {name: getattr(curve, name) for name in ("title", "x_label", "y_label", "log", "series", "points")}
+
+
+def test_points_have_bars_for_the_range_of_their_seeds_and_no_lines():
+    one = scatter(("a", 1.0, (0.5, 0.7)), ("b", 2.0, (0.9,)))
+    paths = [e.get("d") for e in ElementTree.fromstring(svg(one)).iter() if e.tag.endswith("path")]
+    assert len(paths) == 3, "grid, axes, one bar"
+    first, second = plotly(one)["data"]
+    assert (first["mode"], first["text"], first["error_y"]["array"]) == ("markers+text", ["a"], [pytest.approx(0.1)])
+    assert second["error_y"]["array"] == [0]
+    low, high = plotly(one)["layout"]["xaxis"]["range"]
+    assert low < 1 < 2 < high
+
+
+def test_points_survive_json_and_lines_stay_as_they_were_written():
+    one = scatter(("a", 1.0, (0.5, 0.7)))
+    assert Curve.from_json(json.loads(json.dumps(one.to_json()))) == one
+    assert "points" not in curve(RISING).to_json()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from carrel.atlas.parts import cell
 from carrel.atlas.report import Check, Report, ReportError, Result, listening, number, progress
 
 NAN = math.nan
@@ -241,3 +242,21 @@ def test_numbers_are_written_for_readers(value, text):
 )
 def test_bounds_are_written_for_readers(low, high, text):
     assert Check("x", low, high, (1.0,)).bound == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (False, "no"),
+        (12, "12"),
+        (-12345, "−12,345"),
+        (10**15, "10¹⁵"),
+        (0.123456, "0.1235"),
+        (math.nan, "not a number"),
+        ("a / b", "a / b"),
+    ],
+)
+def test_a_cell_is_written_the_same_way_everywhere(value, text):
+    assert cell(value) == text

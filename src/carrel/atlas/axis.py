@@ -42,6 +42,10 @@ class Axis:
         # a range that starts at zero keeps its foot there
         return Axis(self.low if self.low == 0 else self.low - more, self.high + more, False)
 
+    def ends(self) -> list[float]:
+        """Both ends as plotly wants them: exponents of ten on a logarithmic axis."""
+        return [math.log10(self.low), math.log10(self.high)] if self.log else [self.low, self.high]
+
     def place(self, value: float) -> float:
         """0 at ``low``, 1 at ``high``; NaN for what the axis cannot show."""
         if not math.isfinite(value) or (self.log and value <= 0):

@@ -11,10 +11,11 @@ from typing import Any
 from carrel.atlas.card import FAMILIES as FAMILIES
 from carrel.atlas.card import Card as Card
 from carrel.atlas.card import CardError as CardError
+from carrel.atlas.card import Comparable as Comparable
 from carrel.atlas.card import PaperReference as PaperReference
 from carrel.atlas.card import Peer as Peer
 from carrel.atlas.card import Reference as Reference
-from carrel.atlas.card import read_card
+from carrel.atlas.cardreader import read_card
 from carrel.atlas.parameter import BadParameter as BadParameter
 from carrel.atlas.parameter import Parameter as Parameter
 from carrel.atlas.result import Result

@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from carrel.atlas.card import FAMILIES, Card
-from carrel.atlas.parts import Cell, Table, number
+from carrel.atlas.parts import Cell, Table, cell, number, rough
 from carrel.atlas.result import VERDICTS, Result
 from carrel.atlas.runner import Job, Runner
 from carrel.atlas.textplot import plot
@@ -150,10 +150,10 @@ def _print_table(table: Table, out: Console) -> None:
     grid = _grid(table.columns, numeric=numeric)
     for at, row in enumerate(table.rows):
         spread = table.spread[at] if table.spread else (None,) * len(row)
-        cells = [Text(_cell(cell)) for cell in row]
-        for cell, half in zip(cells, spread, strict=True):
+        cells = [Text(cell(value)) for value in row]
+        for text, half in zip(cells, spread, strict=True):
             if half is not None:
-                cell.append(f" ±{number(half, 2)}", style="dim")
+                text.append(f" ±{rough(half)}", style="dim")
         grid.add_row(*cells)
     out.print(Text(table.title, style="bold"))
     out.print(grid)
@@ -168,19 +168,9 @@ def _grid(columns: Iterable[str], numeric: Iterable[int]) -> Grid:
     return grid
 
 
-def _cell(cell: Cell) -> str:
-    if cell is None:
-        return "–"
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    if isinstance(cell, int):
-        return f"{cell:,}".replace(",", " ") if abs(cell) < 10**12 else number(float(cell))
-    return number(cell) if isinstance(cell, float) else cell
-
-
 def _plain(value: Cell) -> str:
     """A parameter's value as it is typed."""
-    return _cell(value) if isinstance(value, bool) else str(value)
+    return cell(value) if isinstance(value, bool) else str(value)
 
 
 def _verdict(state: str) -> Text:

@@ -13,11 +13,11 @@ from itertools import groupby
 from typing import Any
 
 from carrel.atlas.axis import Axis
+from carrel.atlas.drawing import Frame, axes_and_grid, hue, label, or_none, plain, shortened, spelt, text_width
 from carrel.atlas.parts import Curve, Series
+from carrel.atlas.scatter import named_points, point_axes, points
 
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
-_COLOURS = 6
-_LETTER = 6.3  # average width of a letter at size 12
 _MARKED = 16  # a line of up to so many points shows them as dots
 _DENSE = 2  # points per pixel beyond which a line is thinned
 
@@ -32,30 +32,29 @@ def svg(curve: Curve, *, width: int = 640, height: int = 280, thumbnail: bool = 
     head = f'<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg"'
     if thumbnail:
         head += ' preserveAspectRatio="none" aria-hidden="true">'
-        frame = _Frame(axes, 2, 3, width - 2, height - 3) if axes else None
+        frame = Frame(axes, 2, 3, width - 2, height - 3) if axes else None
         return head + "".join(_line(k, s, frame, True) for k, s in _numbered(curve) if frame) + "</svg>"
     head += f' role="img" aria-label="{title}: {escape(curve.y_label)} against {escape(curve.x_label)}">'
     if axes is None:
-        nothing = _text(width / 2, height / 2, "nothing to draw: no finite values", "middle")
+        nothing = label(width / 2, height / 2, "nothing to draw: no finite values", "middle")
         return f"{head}{nothing}</svg>"
-    named = [(k, line) for k, line in _numbered(curve) if line.name]
-    right = max((_length(_shortened(line.name, width)) for _, line in named), default=0.0)
+    named = [] if curve.points else [(k, line) for k, line in _numbered(curve) if line.name]
+    right = max((text_width(shortened(line.name, width)) for _, line in named), default=0.0)
     ticks = axes[1].ticks(max(2, height // 55))
-    left = 12 + max((_length(text) for _, text in ticks), default=0.0)
-    frame = _Frame(axes, left, 26, width - (right + 14 if named else 12), height - 40)
-    parts = [
-        _grid(curve, frame, ticks, max(2, int(frame.width // 80))),
-        *(_line(k, line, frame, False) for k, line in _numbered(curve)),
-        *_names(named, frame, width),
-    ]
-    return head + "".join(parts) + "</svg>"
+    left = 12 + max((text_width(text) for _, text in ticks), default=0.0)
+    frame = Frame(axes, left, 26, width - (right + 14 if named else 12), height - 40)
+    grid = axes_and_grid(curve, frame, ticks, max(2, int(frame.width // 80)))
+    if curve.points:
+        return head + grid + "".join(points(curve, frame, width)) + "</svg>"
+    lines = "".join(_line(k, line, frame, False) for k, line in _numbered(curve))
+    return head + grid + lines + "".join(_names(named, frame, width)) + "</svg>"
 
 
 def plotly(curve: Curve) -> dict[str, Any]:
     """The curve as a plotly figure, ``{"data", "layout"}``; colours are left to the page, unknown values are None."""
-    data: list[dict[str, Any]] = []
-    for k, line in _numbered(curve):
-        name = _plain(line.name or curve.y_label)
+    data: list[dict[str, Any]] = named_points(curve) if curve.points else []
+    for k, line in [] if curve.points else _numbered(curve):
+        name = plain(line.name or curve.y_label)
         if _has_band(line):
             for run in _runs(_shown(curve, line)):
                 xs, lows, highs = (list(column) for column in zip(*run, strict=True))
@@ -77,78 +76,43 @@ def plotly(curve: Curve) -> dict[str, Any]:
             {
                 "type": "scatter",
                 "mode": "lines+markers" if few else "lines",
-                "x": [_or_none(value) for value in line.x],
-                "y": [_or_none(value) for value in line.mean],
+                "x": [or_none(value) for value in line.x],
+                "y": [or_none(value) for value in line.mean],
                 "name": name,
                 "legendgroup": f"s{k}",
                 "line": {"dash": ("solid", "dash", "dot", "dashdot")[k % 4]},
             }
         )
-    return {
-        "data": data,
-        "layout": {
-            "title": {"text": _plain(curve.title)},
-            "xaxis": {"title": {"text": _plain(curve.x_label)}, "type": "log" if "x" in curve.log else "linear"},
-            "yaxis": {"title": {"text": _plain(curve.y_label)}, "type": "log" if "y" in curve.log else "linear"},
-        },
+    layout: dict[str, Any] = {
+        "title": {"text": plain(curve.title)},
+        "xaxis": {"title": {"text": plain(curve.x_label)}, "type": "log" if "x" in curve.log else "linear"},
+        "yaxis": {"title": {"text": plain(curve.y_label)}, "type": "log" if "y" in curve.log else "linear"},
     }
-
-
-class _Frame:
-    """The rectangle that the lines live in, and the way from values to its points."""
-
-    def __init__(self, axes: tuple[Axis, Axis], left: float, top: float, right: float, bottom: float) -> None:
-        self.left, self.top, self.right, self.bottom = left, top, max(right, left + 20), bottom
-        self._axes = axes
-
-    @property
-    def width(self) -> float:
-        return self.right - self.left
-
-    def x(self, value: float) -> float:
-        return self.left + self._axes[0].place(value) * self.width
-
-    def y(self, value: float) -> float:
-        return self.bottom - self._axes[1].place(value) * (self.bottom - self.top)
-
-    def ticks_x(self, wanted: int) -> list[tuple[float, str]]:
-        return self._axes[0].ticks(wanted)
+    if curve.points and (axes := _axes(curve)) is not None:
+        layout["xaxis"]["range"], layout["yaxis"]["range"] = (axis.ends() for axis in axes)
+    return {"data": data, "layout": layout}
 
 
 def _axes(curve: Curve) -> tuple[Axis, Axis] | None:
     x = Axis.over((value for line in curve.series for value in line.x), "x" in curve.log)
     y = Axis.over((value for line in curve.series for ys in line.seeds for value in ys), "y" in curve.log)
-    return None if x is None or y is None else (x, y.widened(0.04))
+    if x is None or y is None:
+        return None
+    return point_axes(x, y) if curve.points else (x, y.widened(0.04))
 
 
-def _grid(curve: Curve, frame: _Frame, ticks: Sequence[tuple[float, str]], wanted: int) -> str:
-    rules = "".join(f"M{_n(frame.left)} {_n(frame.y(value))}H{_n(frame.right)}" for value, _ in ticks)
-    across = frame.ticks_x(wanted)
-    feet = "".join(f"M{_n(frame.x(value))} {_n(frame.bottom)}v4" for value, _ in across)
-    texts = [_text(frame.left - 6, frame.y(value) + 4, text, "end") for value, text in ticks]
-    texts += [_text(frame.x(value), frame.bottom + 16, text, "middle") for value, text in across]
-    texts.append(_text(2, 12, curve.y_label, "start"))
-    texts.append(_text(frame.right, frame.bottom + 33, curve.x_label, "end"))
-    line = "var(--line,currentColor)"
-    return (
-        f'<path d="{rules}" fill="none" stroke="{line}" stroke-dasharray="2 4"/>'
-        f'<path d="M{_n(frame.left)} {_n(frame.top)}V{_n(frame.bottom)}H{_n(frame.right)}{feet}" '
-        f'fill="none" stroke="{line}"/>' + "".join(texts)
-    )
-
-
-def _line(k: int, line: Series, frame: _Frame, thumbnail: bool) -> str:
-    colour = _colour(k)
+def _line(k: int, line: Series, frame: Frame, thumbnail: bool) -> str:
+    colour = hue(k)
     parts = []
     if _has_band(line) and not thumbnail:
         for run in _runs(
             (frame.x(x), frame.y(a), frame.y(b)) for x, a, b in zip(line.x, line.low, line.high, strict=True)
         ):
-            there = "L".join(f"{_n(x)} {_n(b)}" for x, _, b in run)
-            back = "L".join(f"{_n(x)} {_n(a)}" for x, a, _ in reversed(run))
+            there = "L".join(f"{spelt(x)} {spelt(b)}" for x, _, b in run)
+            back = "L".join(f"{spelt(x)} {spelt(a)}" for x, a, _ in reversed(run))
             parts.append(f'<path d="M{there}L{back}Z" fill="{colour}" fill-opacity="0.16" stroke="none"/>')
     runs = list(_runs((frame.x(x), frame.y(y)) for x, y in zip(line.x, line.mean, strict=True)))
-    path = "".join("M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in _thinned(run, frame.width)) for run in runs)
+    path = "".join("M" + "L".join(f"{spelt(x)} {spelt(y)}" for x, y in _thinned(run, frame.width)) for run in runs)
     if path:
         dash = _DASHES[k % len(_DASHES)]
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
@@ -159,11 +123,11 @@ def _line(k: int, line: Series, frame: _Frame, thumbnail: bool) -> str:
         )
     if not thumbnail and (len(line.x) <= _MARKED or any(len(run) == 1 for run in runs)):
         dots = (point for run in runs if len(line.x) <= _MARKED or len(run) == 1 for point in run)
-        parts.append("".join(f'<circle cx="{_n(x)}" cy="{_n(y)}" r="2.6" fill="{colour}"/>' for x, y in dots))
+        parts.append("".join(f'<circle cx="{spelt(x)}" cy="{spelt(y)}" r="2.6" fill="{colour}"/>' for x, y in dots))
     return "".join(parts)
 
 
-def _names(named: Sequence[tuple[int, Series]], frame: _Frame, width: int) -> Iterator[str]:
+def _names(named: Sequence[tuple[int, Series]], frame: Frame, width: int) -> Iterator[str]:
     """Each line's name at its right end, pushed apart where ends are close."""
     ends = []
     for k, line in named:
@@ -180,7 +144,7 @@ def _names(named: Sequence[tuple[int, Series]], frame: _Frame, width: int) -> It
         if over > 0:
             places[i] = min(places[i], frame.bottom + 4 - (len(places) - 1 - i) * gap)
     for place, (_, k, name) in zip(places, ends, strict=True):
-        yield _text(frame.right + 8, place, _shortened(name, width), "start", _colour(k))
+        yield label(frame.right + 8, place, shortened(name, width), "start", hue(k))
 
 
 def _runs(points: Any) -> Iterator[list[Any]]:
@@ -215,36 +179,3 @@ def _has_band(line: Series) -> bool:
 
 def _numbered(curve: Curve) -> Iterator[tuple[int, Series]]:
     return enumerate(curve.series)
-
-
-def _colour(k: int) -> str:
-    return f"var(--series-{k % _COLOURS + 1},currentColor)"
-
-
-def _text(x: float, y: float, text: str, anchor: str, colour: str = "var(--quiet,currentColor)") -> str:
-    return (
-        f'<text x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}" font-size="12" font-family="var(--sans,sans-serif)" '
-        f'fill="{colour}">{escape(text)}</text>'
-    )
-
-
-def _shortened(name: str, width: int) -> str:
-    most = max(8, int(width * 0.34 / _LETTER))
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _length(text: str) -> float:
-    return sum(_LETTER * (1.9 if ord(letter) > 0x2E80 else 1) for letter in text)
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _plain(text: str) -> str:
-    """Text for plotly, which reads tags in it."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")

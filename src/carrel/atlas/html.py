@@ -8,7 +8,7 @@ from typing import Any
 
 from carrel.atlas.card import FAMILIES, Card
 from carrel.atlas.figure import plotly, svg
-from carrel.atlas.parts import Cell, Check, Curve, Table, number
+from carrel.atlas.parts import Check, Curve, Table, cell, number, rough
 from carrel.atlas.result import VERDICTS, Result
 
 _STYLE = """
@@ -167,10 +167,10 @@ def _table(table: Table) -> str:
     for at, row in enumerate(table.rows):
         spread = table.spread[at] if table.spread else (None,) * len(row)
         cells = (
-            f"<td{_right(table, k)}>{escape(_cell(cell))}"
-            + (f" <small>± {number(half, 2)}</small>" if half is not None else "")
+            f"<td{_right(table, k)}>{escape(cell(value))}"
+            + (f" <small>± {rough(half)}</small>" if half is not None else "")
             + "</td>"
-            for k, (cell, half) in enumerate(zip(row, spread, strict=True))
+            for k, (value, half) in enumerate(zip(row, spread, strict=True))
         )
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f'<h2>{escape(table.title)}</h2><div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
@@ -193,14 +193,6 @@ def _sources(card: Card) -> str:
 def _right(table: Table, k: int) -> str:
     numeric = all(row[k] is None or isinstance(row[k], int | float) for row in table.rows)
     return ' class="v"' if numeric else ""
-
-
-def _cell(cell: Cell) -> str:
-    if cell is None:
-        return "–"
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    return number(cell) if isinstance(cell, float) else str(cell)
 
 
 def _mark(verdict: str) -> str:

@@ -97,13 +97,17 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A figure: one or more series over the same axes. ``log`` names the logarithmic axes: "", "x", "y" or "xy"."""
+    """A figure: one or more series over the same axes. ``log`` names the logarithmic axes: "", "x", "y" or "xy".
+
+    With ``points`` the series are not lines but single points, each named where it stands.
+    """
 
     title: str
     x_label: str
     y_label: str
     log: str
     series: tuple[Series, ...]
+    points: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -111,14 +115,14 @@ class Curve:
             "x_label": self.x_label,
             "y_label": self.y_label,
             "log": self.log,
+            **({"points": True} if self.points else {}),
             "series": [line.to_json() for line in self.series],
         }
 
     @classmethod
     def from_json(cls, d: Mapping[str, Any]) -> Curve:
-        return cls(
-            d["title"], d["x_label"], d["y_label"], d["log"], tuple(Series.from_json(line) for line in d["series"])
-        )
+        series = tuple(Series.from_json(line) for line in d["series"])
+        return cls(d["title"], d["x_label"], d["y_label"], d["log"], series, d.get("points", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,22 @@ def number(value: float | None, digits: int = 4) -> str:
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return {"1": power, "-1": f"−{power}"}.get(mantissa, f"{mantissa}·{power}".replace("-", "−"))
+
+
+def cell(value: object) -> str:
+    """A table's cell for a reader: numbers as ``number`` writes them, counts with their thousands set off."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) < 10**12:
+        return f"{value:,}".replace("-", "−")
+    return number(float(value)) if isinstance(value, int | float) else str(value)
+
+
+def rough(value: float) -> str:
+    """A spread or a guess for a reader: two significant digits."""
+    return number(float(f"{value:.2g}"))
 
 
 def short(value: float) -> float:

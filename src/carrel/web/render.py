@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse
 from carrel.atlas import figure
 from carrel.atlas.card import FAMILIES
 from carrel.atlas.catalogue import Catalogue
-from carrel.atlas.parts import Curve, number
+from carrel.atlas.parts import Curve, cell, rough
 from carrel.atlas.result import VERDICTS
 from carrel.papers.categories import archives, taxonomy
 from carrel.papers.model import Paper
@@ -63,8 +63,8 @@ class Renderer:
             label=lambda name: name.replace("_", " ").capitalize(),
             long_day=words.long_day,
             month=words.month,
-            number=_cell,
-            rough=lambda value: number(float(f"{value:.2g}")),
+            number=cell,
+            rough=rough,
             short_day=words.short_day,
             span=words.span,
             tex=typeset,
@@ -117,15 +117,6 @@ def category_name(code: str) -> str:
     """``Machine Learning`` for ``cs.LG``, ``Computer Science`` for ``cs``; the code itself where it has no name."""
     known = taxonomy().get(code) or archives().get(code)
     return known.name_en if known else code
-
-
-def _cell(value: object) -> str:
-    """A table's cell: numbers as a reader writes them, the rest as it is."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return number(float(value)) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _drawing(curve: Curve, width: int, height: int, thumbnail: bool = False) -> Markup:
