@@ -11,8 +11,11 @@ from ._s4d_kernel import power_sums as power_sums
 from ._s4d_kernel import s4d_kernel as s4d_kernel
 from ._s4d_kernel import vandermonde as vandermonde
 from ._selective_scan import selective_scan as selective_scan
+from ._wkv import WKVState as WKVState
+from ._wkv import wkv as wkv
 
 __all__ = [
+    "WKVState",
     "cauchy",
     "decay_attention",
     "discretize_diagonal",
@@ -24,4 +27,5 @@ __all__ = [
     "s4d_kernel",
     "selective_scan",
     "vandermonde",
+    "wkv",
 ]
