@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("torch", "numpy", "numba", "triton", "mambapy", "accelerated-scan")
+_PACKAGES = ("torch", "numpy", "numba", "triton", "mambapy", "entmax", "accelerated-scan")
 
 
 def machine(device: torch.device) -> dict[str, object]:

@@ -3,6 +3,9 @@
 from ._decay_attention import decay_attention as decay_attention
 from ._dplr_kernel import cauchy as cauchy
 from ._dplr_kernel import dplr_kernel as dplr_kernel
+from ._entmax import entmax as entmax
+from ._entmax import entmax15 as entmax15
+from ._entmax import sparsemax as sparsemax
 from ._legs_scan import legs_scan as legs_scan
 from ._linear_scan import linear_scan as linear_scan
 from ._matrix_scan import matrix_scan as matrix_scan
@@ -20,12 +23,15 @@ __all__ = [
     "decay_attention",
     "discretize_diagonal",
     "dplr_kernel",
+    "entmax",
+    "entmax15",
     "legs_scan",
     "linear_scan",
     "matrix_scan",
     "power_sums",
     "s4d_kernel",
     "selective_scan",
+    "sparsemax",
     "vandermonde",
     "wkv",
 ]
