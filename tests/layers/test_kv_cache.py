@@ -94,6 +94,18 @@ def test_repeated_rows_do_not_share_their_future():
     assert after.k[:, 0, -1, 0].tolist() == [6, 7]
 
 
+def test_repeated_heads_do_not_share_their_future():
+    old = append(cache(), 5)
+    one = KVCache(*(part[:, :1].clone() for part in old[:2]), old.pos).append(
+        columns(6, 1)[:, :1], -columns(6, 1)[:, :1]
+    )
+    two = KVCache(*(part.expand(2, 2, 7, 4) for part in one[:2]), one.pos)
+    new = columns(7, 1)[:, :2].clone()
+    new[:, 1] = 8
+    after = two.append(new, -new)
+    assert after.k[0, :, :, 0].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 6, 8]]
+
+
 def test_a_shortened_cache_goes_on_from_there():
     old = append(cache(), 5)
     short = KVCache(old.k[:, :, :3], old.v[:, :, :3], old.pos - 3)

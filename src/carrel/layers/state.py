@@ -65,7 +65,7 @@ def _claim(old: Tensor, total: int) -> bool:
     columns = old.stride(0) // (heads * dim) if batch and heads and dim else 0
     dense = (columns * heads * dim, columns * dim, dim, 1)
     size = batch * heads * columns * dim * old.element_size()
-    if old.stride() != dense or old.storage_offset() != 0 or storage.nbytes() != size or total > columns:
+    if old.stride() != dense or storage.nbytes() != size or total > columns:
         return False
     with _lock:
         if _written.get(storage) != count:
