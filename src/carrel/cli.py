@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,7 +189,8 @@ def run(
 ) -> int:
     """Run the experiment of a method: checks, verdict, tables and plots."""
     from carrel.atlas.catalogue import load_catalogue
-    from carrel.atlas.console import print_parameters, print_result, show_progress
+    from carrel.atlas.console import named_parameters, print_parameters, print_result, show_progress
+    from carrel.atlas.html import page
     from carrel.atlas.runner import Runner
     from carrel.folder import data_folder, runs_folder
 
@@ -203,13 +203,8 @@ def run(
     if wants_help:
         print_parameters(card)
         return 0
-    if html is not None:
-        from carrel.atlas.html import page, plotly_source
-
-        plotly_source()  # what the page will need is asked for before the run, not after it
-        if not html.absolute().parent.is_dir():
-            raise ValueError(f"--html {html}: there is no folder {html.absolute().parent}")
-    values = card.parse(_named(context.args, card), quick=quick)
+    _check_page(html)
+    values = card.parse(named_parameters(context.args, card), quick=quick)
     with Runner(catalogue, cache=runs_folder(data_folder(data))) as runner:
         job = runner.submit(slug, values, seeds=seeds, quick=quick, fresh=fresh)
         show_progress(job, runner, quiet=as_json)
@@ -226,24 +221,61 @@ def run(
     return 0 if job.result.passed else 1
 
 
-def _named(words: Iterable[str], card: Card) -> dict[str, str]:
-    """``--length 256`` and ``--length=256`` as a mapping; hyphens and underscores are the same."""
-    values: dict[str, str] = {}
-    words = iter(words)
-    for word in words:
-        if not word.startswith("--"):
-            raise ValueError(
-                f"unexpected {word!r}; parameters are written --name value, see carrel run {card.slug} --help"
-            )
-        name, given, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        if not given:
-            following = next(words, None)
-            if following is None:
-                raise ValueError(f"--{name} needs a value; see carrel run {card.slug} --help")
-            value = following
-        values[name] = value
-    return values
+@app.command()
+def compare(
+    mixers: Annotated[list[str] | None, typer.Argument(metavar="MIXER…", help="None: list what there is.")] = None,
+    task: Annotated[str | None, typer.Option(help="On what; none: list the tasks.")] = None,
+    data: Data = None,
+    length: Annotated[int | None, typer.Option(help="Tokens; else the task's own.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; 3 by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; else the task's own.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences in a step; else the task's own.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Width; 32 by default.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Blocks; 2 by default.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine or constant.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run even what is kept.")] = False,
+    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write one self-contained page.")] = None,
+) -> int:
+    """Put mixers side by side on one task: accuracy, speed, state, memory."""
+    from carrel.atlas.catalogue import load_catalogue
+    from carrel.atlas.compare.comparison import Comparison
+    from carrel.atlas.compare.console import print_offers, print_outcome, show_comparison
+    from carrel.atlas.compare.html import page
+    from carrel.atlas.compare.plan import Plan
+    from carrel.atlas.runner import Runner
+    from carrel.folder import data_folder, runs_folder
+
+    catalogue = load_catalogue()
+    if task is None:
+        print_offers(catalogue)
+        return 2 if mixers else 0
+    given = {"length": length, "seeds": seeds, "steps": steps, "batch": batch}
+    plan = Plan.of(mixers or [], task, {**given, "dim": dim, "depth": depth, "schedule": schedule}, catalogue)
+    _check_page(html)
+    with Runner(catalogue, cache=runs_folder(data_folder(data))) as runner:
+        comparison = show_comparison(Comparison(plan, runner, fresh=fresh), quiet=as_json)
+    if comparison.outcome is None:
+        raise ValueError(comparison.error or "the comparison was stopped; what was finished is kept")
+    if html is not None:
+        html.write_text(page(comparison.outcome), encoding="utf-8")
+    if as_json:
+        print(comparison.outcome.text(), end="")
+    else:
+        print_outcome(comparison.outcome)
+        if html is not None:
+            print(f"\nThe figures are in {html}")
+    return 0
+
+
+def _check_page(html: Path | None) -> None:
+    """What a page will need is asked for before the run, not after it."""
+    from carrel.atlas.html import plotly_source
+
+    if html is not None:
+        plotly_source()
+        if not html.absolute().parent.is_dir():
+            raise ValueError(f"--html {html}: there is no folder {html.absolute().parent}")
 
 
 @app.command()

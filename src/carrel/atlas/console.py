@@ -25,7 +25,7 @@ def print_methods(
     cards: Sequence[Card], results: Mapping[str, Result | None], *, console: Console | None = None
 ) -> None:
     """One line a method, by family: slug, title, how its claim stands."""
-    out = _console(console)
+    out = terminal(console)
     for family, title in FAMILIES.items():
         mine = sorted((card for card in cards if card.family == family), key=lambda card: card.title.casefold())
         if not mine:
@@ -45,7 +45,7 @@ def print_methods(
 
 def print_parameters(card: Card | None, *, console: Console | None = None) -> None:
     """The usage of ``carrel run``; for a card, its parameters with range, default and meaning."""
-    out = _console(console)
+    out = terminal(console)
     out.print(Text(f"Usage: carrel run {card.slug if card else 'SLUG'} [--PARAMETER VALUE]… [OPTIONS]\n"))
     if card is None:
         out.print(Text("Run the experiment of a method: checks, verdict, tables and plots.\n"))
@@ -77,6 +77,26 @@ def print_parameters(card: Card | None, *, console: Console | None = None) -> No
         out.print(Text("\ncarrel methods lists the methods; carrel run SLUG --help shows what one takes."))
 
 
+def named_parameters(words: Iterable[str], card: Card) -> dict[str, str]:
+    """``--length 256`` and ``--length=256`` as a mapping; hyphens and underscores are the same. Raises ValueError."""
+    values: dict[str, str] = {}
+    words = iter(words)
+    for word in words:
+        if not word.startswith("--"):
+            raise ValueError(
+                f"unexpected {word!r}; parameters are written --name value, see carrel run {card.slug} --help"
+            )
+        name, given, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if not given:
+            following = next(words, None)
+            if following is None:
+                raise ValueError(f"--{name} needs a value; see carrel run {card.slug} --help")
+            value = following
+        values[name] = value
+    return values
+
+
 def show_progress(job: Job, runner: Runner, *, quiet: bool = False, console: Console | None = None) -> Job:
     """Wait for a job with a bar on standard error: place in the queue, seed, note, time left. Ctrl-C cancels it."""
     err = console or Console(stderr=True)
@@ -106,7 +126,7 @@ def show_progress(job: Job, runner: Runner, *, quiet: bool = False, console: Con
 
 def print_result(result: Result, card: Card | None = None, *, console: Console | None = None) -> None:
     """The verdict, the checks, the tables and the curves of a result, in the width of the terminal."""
-    out = _console(console)
+    out = terminal(console)
     family = f"  {FAMILIES[card.family]}" if card else ""
     out.print(Text.assemble((result.title, "bold"), (family, "dim")))
     lines = Grid(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
@@ -120,7 +140,7 @@ def print_result(result: Result, card: Card | None = None, *, console: Console |
     if result.checks:
         _print_checks(result, out)
     for table in result.tables:
-        _print_table(table, out)
+        print_table(table, out)
     for curve in result.curves:
         out.print(plot(curve, width=out.width, height=10))
         out.print()
@@ -141,7 +161,8 @@ def _print_checks(result: Result, out: Console) -> None:
     out.print()
 
 
-def _print_table(table: Table, out: Console) -> None:
+def print_table(table: Table, out: Console) -> None:
+    """A table with its title, numbers to the right."""
     numeric = [
         k
         for k in range(len(table.columns))
@@ -161,10 +182,16 @@ def _print_table(table: Table, out: Console) -> None:
 
 
 def _grid(columns: Iterable[str], numeric: Iterable[int]) -> Grid:
+    """Numbers stay whole: their columns break at the unit, and where room is short it is the texts that fold."""
     right = set(numeric)
-    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
+    grid = Grid(
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="dim", border_style="dim"
+    )
     for k, column in enumerate(columns):
-        grid.add_column(Text(column), justify="right" if k in right else "left", overflow="fold")
+        if k in right:
+            grid.add_column(Text(column.replace(" (", "\n(")), justify="right", no_wrap=True)
+        else:
+            grid.add_column(Text(column), overflow="fold")
     return grid
 
 
@@ -185,13 +212,17 @@ def _doing(job: Job) -> str:
 
 
 def _left(job: Job) -> str:
-    eta = job.eta_s
-    if eta is None or job.finished:
+    return time_left(None if job.finished else job.eta_s)
+
+
+def time_left(seconds: float | None) -> str:
+    """How long it will take yet, in words; empty where that is not known."""
+    if seconds is None:
         return ""
-    return f"{eta:.0f} s left" if eta < 120 else f"{eta / 60:.0f} min left"
+    return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"
 
 
-def _console(console: Console | None) -> Console:
+def terminal(console: Console | None) -> Console:
     """The terminal's width up to where lines stay readable; nothing in a text is taken for markup."""
     out = console or Console(highlight=False, markup=False, emoji=False)
     if console is None and out.width > _WIDEST:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -90,7 +91,6 @@ def page(result: Result, card: Card) -> str:
 
     Raises LabMissing, with what to install, if plotly is not there.
     """
-    library = plotly_source()
     title = escape(result.title)
     many = len(result.seeds)
     seeds = f"{many} seeds" if many > 1 else "one seed"
@@ -106,14 +106,23 @@ def page(result: Result, card: Card) -> str:
         f'<p class="claim">{escape(result.claim)}</p>',
         f'<p class="found {escape(result.verdict)}"><span class="verdict">{_mark(result.verdict)} '
         f"{escape(VERDICTS[result.verdict] + count)}</span><span>{escape(result.finding)}</span></p>",
-        *(_figure(curve) for curve in result.curves),
+        *(figure_block(curve) for curve in result.curves),
         _checks(result.checks, many),
-        *(_table(table) for table in result.tables),
+        *(table_block(table) for table in result.tables),
         f"<h2>Equation, in LaTeX</h2><pre>{escape(card.equation)}</pre>",
         f"<h2>Use it</h2><pre>{escape(card.usage)}</pre>",
         _sources(card),
         f'<p class="quiet">{escape(" · ".join(fact for fact in facts if fact))}</p>',
     ]
+    return document(title, body)
+
+
+def document(title: str, body: Iterable[str]) -> str:
+    """A page that needs nothing else, about 5 MB of plotly in it; ``title`` and ``body`` are HTML.
+
+    Raises LabMissing if plotly is not there.
+    """
+    library = plotly_source()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -134,7 +143,8 @@ def plotly_source() -> str:
     return str(get_plotlyjs())
 
 
-def _figure(curve: Curve) -> str:
+def figure_block(curve: Curve) -> str:
+    """A figure: our drawing, and the data from which plotly makes another where scripts are on."""
     return (
         f"<figure><figcaption>{escape(curve.title)}</figcaption>"
         f'<div class="drawing">{svg(curve, width=720, height=320)}</div><div class="plot" hidden></div>'
@@ -161,7 +171,8 @@ def _checks(checks: tuple[Check, ...], many: int) -> str:
     return f'<div class="scroll"><table>{head}{rows}</table></div>'
 
 
-def _table(table: Table) -> str:
+def table_block(table: Table) -> str:
+    """A table with its title above it."""
     head = "".join(f"<th{_right(table, k)}>{escape(column)}</th>" for k, column in enumerate(table.columns))
     rows = []
     for at, row in enumerate(table.rows):
