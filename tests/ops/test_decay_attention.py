@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_any_split_is_the_whole(backend, exclusive):
     whole = decay_attention(*p, exclusive=exclusive, backend=backend)
     for cuts in ([0, 1, 2, 150], [0, 0, 63, 64, 65, 150], [0, 3, 7, 131, 150, 150]):
         outputs, S = [], p[4]
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in itertools.pairwise(cuts):
             piece = [x[:, :, a:b] for x in p[:4]]
             o, S = decay_attention(*piece, S, exclusive=exclusive, backend=backend)
             outputs.append(o)

@@ -10,11 +10,22 @@ accumulation type. With a_t the decay, g_t the gradient that arrives for o_t and
 The kernels hold one S at a time. Further derivatives are of the composition with `linear_scan` below, which holds all.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from .._kernel_op import KernelOp, kernels, lead
 from .._linear_scan import linear_scan
+
+
+def result_like(x: Tensor, make: Callable[[Sequence[int]], Tensor]) -> Tensor:
+    """A new tensor whose axes lie in memory in the order of those of ``x`` (B, H, L, N), but for N, which is inmost.
+
+    A block that keeps tokens before heads then needs no copy to put its heads side by side.
+    """
+    order = [*sorted(range(3), key=lambda axis: -x.stride(axis)), 3]
+    return make([x.shape[axis] for axis in order]).permute([order.index(axis) for axis in range(4)])
 
 
 def _forward(
@@ -26,7 +37,7 @@ def _forward(
 def _forward_like(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, exclusive: bool, chunk: int, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(v), state.new_empty(state.shape)
+    return result_like(v, v.new_empty), state.new_empty(state.shape)
 
 
 def _backward(
@@ -56,7 +67,7 @@ def _backward_like(
     chunk: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    like = [torch.empty_like(x) for x in (q, k, v, log_decay)]
+    like = [result_like(x, x.new_empty) for x in (q, k, v, log_decay)]
     return (*like, state.new_empty(state.shape))  # type: ignore[return-value]
 
 
