@@ -50,9 +50,14 @@ def sequential_digits(
     return x, y, mask
 
 
-def digit_images(*, held_out: bool = False) -> tuple[Tensor, Tensor]:
-    """One part of the data in its fixed order: (images, 64) float32 from 0 to 1, and (images,) int64 digits."""
+def digit_images(*, held_out: bool | None = None) -> tuple[Tensor, Tensor]:
+    """All 1797 images in scikit-learn's order, or those of one part: (images, 64) float32 from 0 to 1, (images,) int64.
+
+    ``held_out`` True is the part for judging, False the part to learn from, as in :func:`sequential_digits`.
+    """
     images, labels, judged = _loaded()
+    if held_out is None:
+        return images.clone(), labels.clone()
     part = judged if held_out else ~judged
     return images[part], labels[part]
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from carrel.layers import Mixer
 from carrel.models import SequenceModel
+from carrel.tasks import digit_images
 
 BATCH, DEPTH, CLASSES = 32, 2, 10
 RATES = (1e-2, 3e-2)  # learning rates of everything else
@@ -38,12 +39,9 @@ class Digits:
     """The 1797 images of scikit-learn, 8 by 8, in an order drawn by the seed."""
 
     def __init__(self, seed: int) -> None:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
+        images, labels = digit_images()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-        x = torch.as_tensor(images, dtype=torch.float32)[order].unsqueeze(-1) / 16
-        y = torch.as_tensor(labels, dtype=torch.int64)[order]
+        x, y = images[order].unsqueeze(-1), labels[order]
         self.seed = seed
         self.unseen, self.held, self.seen = (x[:360], y[:360]), (x[360:560], y[360:560]), (x[560:], y[560:])
 
