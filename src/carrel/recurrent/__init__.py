@@ -17,6 +17,13 @@ from .mamba import Mamba as Mamba
 from .mamba import MambaState as MambaState
 from .parallel_rnn import ParallelRNN as ParallelRNN
 from .parallel_rnn import ParallelRNNState as ParallelRNNState
+from .rwkv import RWKV as RWKV
+from .rwkv4 import RWKV4 as RWKV4
+from .rwkv4 import RWKV4State as RWKV4State
+from .rwkv6 import RWKV6 as RWKV6
+from .rwkv6 import RWKV6State as RWKV6State
+from .rwkv_channel_mix import RWKVChannelMix as RWKVChannelMix
+from .rwkv_channel_mix import RWKVChannelMixState as RWKVChannelMixState
 from .s4 import S4 as S4
 from .s4 import S4State as S4State
 from .s4d import S4D as S4D

@@ -51,7 +51,7 @@ def wkv(
     backward pass keeps three numbers a channel every 32 tokens. Second derivatives and forward mode go
     through `linear_scan` and hold a few tensors of the size of k.
 
-    Source: Peng et al. 2023, arXiv:2305.13048, equation 16 and appendix B, whose numerator and denominator are a and b.
+    Source: Peng et al. 2023, arXiv:2305.13048, section 3 (the WKV operator) and its numerically stable form.
     """
     _check(w, u, k, v, state)
     dtype, wide = _dtypes(w, u, k, v, state)
