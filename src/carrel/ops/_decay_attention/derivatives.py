@@ -24,7 +24,7 @@ def result_like(x: Tensor, make: Callable[[Sequence[int]], Tensor]) -> Tensor:
 
     A block that keeps tokens before heads then needs no copy to put its heads side by side.
     """
-    order = [*sorted(range(3), key=lambda axis: -x.stride(axis)), 3]
+    order = [*sorted(range(3), key=lambda axis: -x.stride()[axis]), 3]
     return make([x.shape[axis] for axis in order]).permute([order.index(axis) for axis in range(4)])
 
 
@@ -171,7 +171,7 @@ def _fold(
     rows = [lead(x, dim, size).flatten(0, 1) for x, dim in zip((q, k, v, log_decay, state), dims, strict=True)]
     o, last = op(*rows, exclusive, chunk, backend)
     batch = len(o) // size
-    return o.unflatten(0, (size, batch)), last.unflatten(0, (size, batch))
+    return o.reshape(size, batch, *o.shape[1:]), last.reshape(size, batch, *last.shape[1:])
 
 
 op = KernelOp(

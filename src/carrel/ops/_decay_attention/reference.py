@@ -15,7 +15,7 @@ def recur(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, exc
         # sums of products, not a matrix product, which autocast would round
         rows.append((q[:, :, t, :, None] * (S if exclusive else after)).sum(-2))
         S = after
-    return (torch.stack(rows, 2) if rows else torch.zeros_like(v)), S
+    return (torch.stack(rows, 2) if rows else v.clone()), S
 
 
 def _check_values(log_decay: Tensor) -> None:
