@@ -14,6 +14,7 @@ from ._s4d_kernel import power_sums as power_sums
 from ._s4d_kernel import s4d_kernel as s4d_kernel
 from ._s4d_kernel import vandermonde as vandermonde
 from ._selective_scan import selective_scan as selective_scan
+from ._ssd import ssd as ssd
 from ._wkv import WKVState as WKVState
 from ._wkv import wkv as wkv
 
@@ -31,6 +32,7 @@ __all__ = [
     "power_sums",
     "s4d_kernel",
     "selective_scan",
+    "ssd",
     "sparsemax",
     "vandermonde",
     "wkv",

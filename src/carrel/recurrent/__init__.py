@@ -30,3 +30,5 @@ from .s4d import S4D as S4D
 from .s4d import S4DState as S4DState
 from .s5 import S5 as S5
 from .s5 import S5State as S5State
+from .ssd import SSD as SSD
+from .ssd import SSDState as SSDState
