@@ -91,6 +91,7 @@ function dress(figure: Figure, at: HTMLElement, height: number): Figure {
       line: { ...lines, width: filled ? 0 : (lines.width ?? 2.2), color: own },
       marker: { ...marks, color: own, size: marks.size ?? 5 },
       ...(filled ? { fillcolor: faint(own) } : {}),
+      ...(trace.text ? { textfont: { ...font, color: own } } : {}),
     };
   });
   const named = data.filter((trace) => trace.name && trace.showlegend !== false);

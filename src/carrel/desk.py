@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from carrel.atlas.catalogue import Catalogue, load_catalogue
+from carrel.atlas.compare.running import Comparisons
 from carrel.atlas.runner import Runner
 from carrel.folder import data_folder, runs_folder
 from carrel.papers.browse import Browse
@@ -33,9 +34,11 @@ class Desk:
     catalogue: Catalogue
     runner: Runner
     browse: Browse = field(init=False)
+    comparisons: Comparisons = field(init=False)
 
     def __post_init__(self) -> None:
         self.browse = Browse(self.store, self.index)
+        self.comparisons = Comparisons(self.runner)
 
     def refill(self) -> int:
         """Put the starter shelf in and bring links and index up to date; returns how many papers were new.
@@ -71,6 +74,7 @@ class Desk:
         return reports
 
     def close(self) -> None:
+        self.comparisons.close()
         self.runner.close()
         self.index.close()
         self.store.close()

@@ -204,6 +204,7 @@ def test_no_page_scrolls_sideways(open_page: OpenPage, site: Site, width: int) -
         "/search/help",
         "/methods",
         "/methods/min-abc",
+        "/compare",
     ):
         page.goto(page.url.split("/", 3)[0] + "//" + page.url.split("/", 3)[2] + path)
         if "arxiv" in path:

@@ -18,7 +18,7 @@ from carrel.web.app import create_app
 with open_desk(Path(sys.argv[1])) as desk:
     desk.refill()
     with TestClient(create_app(desk), base_url="http://127.0.0.1") as client:
-        paths = ["/", "/arxiv/cs.LG", "/arxiv/2303.06349", "/search?q=state+space", "/methods", "/healthz"]
+        paths = ["/", "/arxiv/cs.LG", "/arxiv/2303.06349", "/search?q=state+space", "/methods", "/compare", "/healthz"]
         paths += [f"/methods/{slug}" for slug in desk.catalogue] + ["/static/vendor/plotly.min.js"]
         for path in paths:
             assert client.get(path).status_code == 200, path

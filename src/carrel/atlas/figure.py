@@ -52,7 +52,8 @@ def svg(curve: Curve, *, width: int = 640, height: int = 280, thumbnail: bool = 
 
 def plotly(curve: Curve) -> dict[str, Any]:
     """The curve as a plotly figure, ``{"data", "layout"}``; colours are left to the page, unknown values are None."""
-    data: list[dict[str, Any]] = named_points(curve) if curve.points else []
+    axes = _axes(curve)
+    data: list[dict[str, Any]] = named_points(curve, axes) if curve.points and axes else []
     for k, line in [] if curve.points else _numbered(curve):
         name = plain(line.name or curve.y_label)
         if _has_band(line):
@@ -88,7 +89,7 @@ def plotly(curve: Curve) -> dict[str, Any]:
         "xaxis": {"title": {"text": plain(curve.x_label)}, "type": "log" if "x" in curve.log else "linear"},
         "yaxis": {"title": {"text": plain(curve.y_label)}, "type": "log" if "y" in curve.log else "linear"},
     }
-    if curve.points and (axes := _axes(curve)) is not None:
+    if curve.points and axes is not None:
         layout["xaxis"]["range"], layout["yaxis"]["range"] = (axis.ends() for axis in axes)
     return {"data": data, "layout": layout}
 

@@ -11,6 +11,8 @@ from carrel.atlas.drawing import Frame, hue, label, or_none, plain, shortened, s
 from carrel.atlas.parts import Curve, Series
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+_PLACES = ("top center", "bottom center", "middle right", "middle left")
+_NEAR = (0.35, 0.12)  # shares of the axes within which names would cover one another
 _GAP = 13  # between the feet of two names
 _ROOM = 0.16  # of the range, on either side, for the names
 
@@ -41,9 +43,18 @@ def points(curve: Curve, frame: Frame, width: int) -> Iterator[str]:
             yield label(left, place, name, "start", hue(k))
 
 
-def named_points(curve: Curve) -> list[dict[str, Any]]:
-    """The same as traces for plotly."""
-    return [_trace(k, line) for k, line in enumerate(curve.series)]
+def named_points(curve: Curve, axes: tuple[Axis, Axis]) -> list[dict[str, Any]]:
+    """The same as traces for plotly; where points lie close together their names go to different sides."""
+    traces: list[dict[str, Any]] = []
+    seen: list[tuple[float, float]] = []
+    for k, line in enumerate(curve.series):
+        traces.append(_trace(k, line))
+        for x, y in zip(line.x, line.mean, strict=True):
+            at = axes[0].place(x), axes[1].place(y)
+            near = sum(abs(at[0] - other[0]) < _NEAR[0] and abs(at[1] - other[1]) < _NEAR[1] for other in seen)
+            traces[-1]["textposition"] = _PLACES[near % len(_PLACES)]
+            seen.append(at)
+    return traces
 
 
 def _free(left: float, wide: float, place: float, frame: Frame, taken: list[tuple[float, float, float]]) -> bool:

@@ -14,7 +14,7 @@ from carrel.desk import Desk
 from carrel.web.assets import Assets
 from carrel.web.errors import add_error_pages, refusal
 from carrel.web.guard import Guard
-from carrel.web.pages import atlas, home, listing, method, paper, runs, search, small
+from carrel.web.pages import atlas, compare, home, listing, method, paper, runs, search, small
 from carrel.web.render import Renderer
 from carrel.web.site import Site
 
@@ -33,7 +33,7 @@ def create_app(desk: Desk, *, hosts: Iterable[str] | None = None, static: Path =
     site = Site(desk, assets, Renderer(assets, desk.catalogue))
     app.state.site = site
     # the order matters: /arxiv takes categories before it takes ids
-    for room in (home, listing, paper, search, atlas, method, runs, small):
+    for room in (home, listing, paper, search, atlas, compare, method, runs, small):
         app.include_router(room.router)
     add_error_pages(app)
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-
-from carrel.atlas.job import Job
+from typing import Protocol
 
 # not strftime: the words must not change with the locale of the machine
 _MONTHS = (
@@ -12,6 +11,23 @@ _MONTHS = (
     *("July", "August", "September", "October", "November", "December"),
 )
 _DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+
+
+class Underway(Protocol):
+    """What a page tells of something that goes on: a run, a comparison."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def fraction(self) -> float: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def eta_s(self) -> float | None: ...
 
 
 def long_day(day: date) -> str:
@@ -66,7 +82,7 @@ def counted(number: int, noun: str, many: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else many or noun + 's'}"
 
 
-def job_words(job: Job) -> str:
+def job_words(job: Underway) -> str:
     """Where a run is, in a line: ``seed 2 of 3 · about 15 s left``."""
     left = "" if job.eta_s is None else f"about {span(job.eta_s)} left"
     if job.state == "queued":

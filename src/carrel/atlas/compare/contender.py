@@ -29,7 +29,7 @@ class Offer:
 
 # Causal softmax attention with rotary positions; with the MLP beside it, a transformer's block.
 YARDSTICK = Offer(
-    "transformer", "Transformer", "attention", "carrel.attention.multihead:MHA", Comparable({"heads": 4}, mlp=2.0)
+    "transformer", "Transformer", "attention", "carrel.attention.multihead:MHA", Comparable({"heads": 2}, mlp=2.0)
 )
 
 

@@ -30,5 +30,6 @@ def home(request: Request, site: SiteDep) -> Response:
         cards=liked[:_TILES],
         results={card.slug: site.last_result(card.slug) for card in liked[:_TILES]},
         spoken=spoken,
-        runs=[job for job in desk.runner.jobs() if job.state != "cancelled"][:_RUNS],
+        runs=[job for job in desk.runner.jobs() if job.state != "cancelled" and job.slug in desk.catalogue][:_RUNS],
+        comparisons=[one for one in desk.comparisons.all() if one.state != "cancelled"][:_RUNS],
     )
