@@ -54,7 +54,8 @@ class SSD(Mixer):
         bias: whether the two projections have one.
         eps: in the norm, which is taken over the channels of each group.
     u, y: (batch, length, dim).   state: SSDState(conv, h), constant size; h in float32 at least.
-    Raises ValueError: sizes below 1 or that do not divide, 0 < dt_min <= dt_max broken, u or the state of a wrong shape.
+    Raises ValueError: sizes below 1 or that do not divide, 0 < dt_min <= dt_max broken; u or the state of a wrong
+        shape.
     Cost: per token 2 dim (3 channels + 2 groups N + heads) operations in projections, 4 channels · N in the heads.
     ``A_log``, ``D`` and ``dt_bias`` are kept from weight decay; the decay is computed in float32 at least.
     Source: arXiv:2405.21060, section 7 and figure 6, right; A starts uniform in -16 .. -1 as in the authors' code.
@@ -110,26 +111,26 @@ class SSD(Mixer):
         self._check_input(x)
         shapes = {"conv": (len(x), len(self.conv.weight), self.conv.width - 1)}
         check_state(self, state, SSDState, shapes | {"h": (len(x), self.heads, self.state_dim, self.head_dim)})
-        z, x, delta = self.in_proj(x).split(self.sizes, -1)
+        z, x, delta = torch.split(self.in_proj(x), self.sizes, -1)
         x, conv = self.conv(x, None if state is None else ShortConvolutionState(state.conv))
         x = functional.silu(x)
         wide = torch.promote_types(self.A_log.dtype, torch.float32)
         A, bias = -torch.exp(self.A_log.to(wide)), self.dt_bias.to(wide)
         if self.selective:
             shared = self.groups * self.state_dim
-            x, B, C = x.split([self.channels, shared, shared], -1)
-            B, C = (v.unflatten(-1, (self.groups, self.state_dim)).transpose(1, 2) for v in (B, C))
+            x, B, C = torch.split(x, [self.channels, shared, shared], -1)
+            B, C = (_apart(v, self.groups).transpose(1, 2) for v in (B, C))
             dt = functional.softplus(delta.to(wide) + bias).transpose(1, 2)
         else:
             B, C = (v.to(x.dtype).unsqueeze(1).expand(len(x), -1, x.shape[1], -1) for v in (self.B, self.C))
             dt = functional.softplus(bias).unsqueeze(-1).expand(len(x), -1, x.shape[1])
-        x = x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        x = _apart(x, self.heads).transpose(1, 2)
         y, h = ssd(x, dt, A, B, C, None if state is None else state.h, self.chunk)
         y = (y + self.D.to(x.dtype)[:, None, None] * x).transpose(1, 2).flatten(2)
         return self.out_proj(self._normalised(y * functional.silu(z))), SSDState(conv.x, h)
 
     def _normalised(self, y: Tensor) -> Tensor:
-        parts = y.unflatten(-1, (self.groups, -1))
+        parts = _apart(y, self.groups)
         parts = functional.rms_norm(parts, parts.shape[-1:], None, self.eps)
         return parts.flatten(-2) * self.norm.to(y.dtype)
 
@@ -171,6 +172,11 @@ class SSD(Mixer):
             f"{self.dim}, state_dim={self.state_dim}, heads={self.heads}, head_dim={self.head_dim}, "
             f"groups={self.groups}, selective={self.selective}"
         )
+
+
+def _apart(x: Tensor, parts: int) -> Tensor:
+    """(..., parts · n) as (..., parts, n)."""
+    return x.reshape(*x.shape[:-1], parts, x.shape[-1] // parts)
 
 
 _TRANSFORMERS = {
