@@ -108,7 +108,7 @@ def test_texts_become_values_of_the_types_that_the_constructor_names():
     [
         ("carrel.recurrent.mambo:Mamba", "there is no module carrel.recurrent.mambo"),
         ("nowhere.at.all:X", "there is no module nowhere.at.all"),
-        ("carrel.recurrent.mamba:Mambo", "carrel.recurrent.mamba has no class Mambo"),
+        ("carrel.recurrent.mamba:Mambo", "carrel.recurrent.mamba has no Mambo"),
     ],
 )
 def test_a_module_that_is_not_there_is_told_in_a_sentence(module, said):

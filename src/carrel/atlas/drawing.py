@@ -10,7 +10,7 @@ from carrel.atlas.axis import Axis
 from carrel.atlas.parts import Curve
 
 _COLOURS = 6
-_LETTER = 6.3  # average width of a letter at size 12
+_LETTER = 6.9  # average width of a letter at size 12
 
 
 class Frame:

@@ -122,7 +122,7 @@ def _mqar(length: int) -> Task:
     return Task(
         name="mqar",
         about=f"Read {keys} pairs of keys and values, then name each key's value where the key returns.",
-        length=length, vocab=vocab, in_dim=None, out_dim=vocab, batch=64, steps=800, chance=2 / vocab,
+        length=length, vocab=vocab, in_dim=None, out_dim=vocab, batch=64, steps=600, chance=2 / vocab,
         make=functools.partial(mqar, length=length, keys=keys, vocab=vocab, alpha=0.1),
     )  # fmt: skip
 
@@ -171,7 +171,7 @@ _TASKS: dict[str, tuple[Callable[[int], Task], int]] = {
     "copying": (_copying, 32),
     "selective-copying": (_selective_copying, 32),
     "induction-heads": (_induction_heads, 64),
-    "mqar": (_mqar, 64),
+    "mqar": (_mqar, 32),
     "listops": (_listops, 64),
     "sequential-digits": (_sequential_digits, 64),
     "copy-first-symbol": (_copy_first_symbol, 256),

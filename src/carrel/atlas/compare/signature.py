@@ -52,7 +52,7 @@ class Option:
 def options_of(module: str) -> dict[str, Option]:
     """The keywords of ``carrel.recurrent.mamba:Mamba`` besides ``dim``, in the order of its constructor.
 
-    Raises BadParameter where there is no such class or no such file.
+    Raises BadParameter where there is no such class or function, or no such file.
     """
     name, _, wanted = module.partition(":")
     try:
@@ -60,12 +60,14 @@ def options_of(module: str) -> dict[str, Option]:
     except (OSError, ImportError):
         raise BadParameter(f"there is no module {name}", "mixers") from None
     for node in body:
+        if isinstance(node, ast.FunctionDef) and node.name == wanted:
+            return {option.name: option for option in _options(node.args)}
         if isinstance(node, ast.ClassDef) and node.name == wanted:
             for part in node.body:
                 if isinstance(part, ast.FunctionDef) and part.name == "__init__":
                     return {option.name: option for option in _options(part.args)}
             return {}
-    raise BadParameter(f"{name} has no class {wanted}", "mixers")
+    raise BadParameter(f"{name} has no {wanted}", "mixers")
 
 
 def parse_options(label: str, module: str, given: dict[str, str]) -> dict[str, Any]:
@@ -95,10 +97,10 @@ def _source(module: str) -> str:
 
 
 def _options(arguments: ast.arguments) -> list[Option]:
-    positional = arguments.args[1:]  # without self
+    positional = arguments.args
     defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
     pairs = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
-    return [_option(argument, default) for argument, default in pairs if argument.arg != "dim"]
+    return [_option(argument, default) for argument, default in pairs if argument.arg not in ("self", "dim")]
 
 
 def _option(argument: ast.arg, default: ast.expr | None) -> Option:
