@@ -74,9 +74,9 @@ def test_output_is_the_block_written_out(selective, options):
     torch.testing.assert_close(state.h, h, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("selective", KINDS)
-def test_streaming(selective):
-    check_streaming(small(6, 5, 4, selective=selective), 6)
+def test_streaming_without_selection():
+    """With it, tests/test_every_mixer_streams.py asks."""
+    check_streaming(small(6, 5, 4, selective=False), 6)
 
 
 @settings(max_examples=15, deadline=None)
