@@ -81,7 +81,8 @@ def deer(
         params: handed to a function as third argument, or a mapping of names to tensors that replaces a module's
             parameters. Not needed for gradients: they reach whatever the cell uses.
         jac: "full"; "diag", which keeps the diagonal of J alone, needs more iterations and less work for each, and is
-            confirmed by a step with the full one; "auto" takes "full" up to a state of 32.
+            confirmed by a step with the full one; "auto" takes "full" up to a state of 32, and where kernels
+            keep no Jacobian (the GRU on the CPU).
         tol: bound on the last update, relative to 1 + the largest state; 1e-5 in float32, 1e-10 in float64.
         max_iter: iterations of one attempt.
         damping: λ >= 0 of a penalty (λ / 2) |update|², which trades speed for safety (ELK).
@@ -112,7 +113,7 @@ def deer(
     of = Recurrence(cell, x, y0.detach(), params)
     if of.u.shape[1] == 0 or of.y0.numel() == 0:
         return y0.new_zeros(*x.shape[:2], y0.shape[1]), DeerInfo(0, 0.0, "full", True, False, damping, ())
-    method = ("full" if of.size <= _FULL else "diag") if jac == "auto" else jac
+    method = jac if jac != "auto" else "full" if of.size <= _FULL or of.kernels is not None else "diag"
     search = _Search(of, method == "diag", tol, max_iter, smoother)
     start = torch.zeros(*x.shape[:2], of.size, dtype=y0.dtype, device=y0.device) if init is None else init.detach()
     with torch.no_grad():
