@@ -226,3 +226,9 @@ def test_points_survive_json_and_lines_stay_as_they_were_written():
     one = scatter(("a", 1.0, (0.5, 0.7)))
     assert Curve.from_json(json.loads(json.dumps(one.to_json()))) == one
     assert "points" not in curve(RISING).to_json()
+
+
+def test_names_of_points_close_together_go_to_different_sides_and_inwards_at_the_edges():
+    crowd = scatter(("left", 1.0, (0.5,)), ("close", 1.1, (0.51,)), ("middle", 5.0, (0.9,)), ("right", 10.0, (0.7,)))
+    places = [trace["textposition"] for trace in plotly(crowd)["data"]]
+    assert places == ["top right", "bottom right", "top center", "top left"]

@@ -11,7 +11,6 @@ from carrel.atlas.drawing import Frame, hue, label, or_none, plain, shortened, s
 from carrel.atlas.parts import Curve, Series
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-_PLACES = ("top center", "bottom center", "middle right", "middle left")
 _NEAR = (0.35, 0.12)  # shares of the axes within which names would cover one another
 _GAP = 13  # between the feet of two names
 _ROOM = 0.16  # of the range, on either side, for the names
@@ -52,7 +51,8 @@ def named_points(curve: Curve, axes: tuple[Axis, Axis]) -> list[dict[str, Any]]:
         for x, y in zip(line.x, line.mean, strict=True):
             at = axes[0].place(x), axes[1].place(y)
             near = sum(abs(at[0] - other[0]) < _NEAR[0] and abs(at[1] - other[1]) < _NEAR[1] for other in seen)
-            traces[-1]["textposition"] = _PLACES[near % len(_PLACES)]
+            across = "left" if at[0] > 0.7 else "right" if at[0] < 0.3 else "center"  # inwards at the edges
+            traces[-1]["textposition"] = f"{('top', 'bottom')[near % 2]} {across}"
             seen.append(at)
     return traces
 
@@ -78,7 +78,6 @@ def _trace(k: int, line: Series) -> dict[str, Any]:
             "width": 3,
         },
         "text": [plain(line.name)] * len(line.x),
-        "textposition": "top center",
         "cliponaxis": False,
         "name": plain(line.name),
         "legendgroup": f"s{k}",
