@@ -9,7 +9,7 @@ from torch import Tensor
 
 from carrel.ops import linear_scan, matrix_scan
 
-from . import deer, mamba, normalizers, peers, rwkv, state_spaces
+from . import decay, deer, mamba, normalizers, peers, rwkv, state_spaces
 from .case import Bar, Case, Problem, Side
 
 
@@ -221,6 +221,7 @@ CASES = {
             )
         ),
         Case("gpu-matrix-scan", "forward and backward, 8 x 4096 matrices of 4 x 4, float32", _matrix, "cuda", rounds=5),
+        *decay.CASES,
         *deer.CASES,
         *mamba.CASES,
         *normalizers.CASES,
