@@ -9,7 +9,7 @@ PORT    ?= 8477
 WORKERS ?= 2
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.numba_cache
 
-.PHONY: run test lint claims bench assets site dev chromium clean
+.PHONY: run test lint claims compare bench assets site dev chromium clean
 .DEFAULT_GOAL := run
 
 run: site  ## Install what the site needs, fill the shelf, open the site.
@@ -28,6 +28,9 @@ lint: dev  ## Style, types, import floors.
 
 claims: dev  ## Run every experiment over three seeds and write its result; QUICK=1 runs the short form and writes nothing.
 	@$(BIN)/python -m carrel.atlas.claims $(if $(QUICK),--quick) $(SLUGS)
+
+compare: dev  ## Run the comparisons of docs/compare.md anew and write them down; keep the machine quiet meanwhile.
+	@$(BIN)/python -m carrel.atlas.compare.record $(TASKS)
 
 bench: dev  ## Time our kernels side by side with their peers; write benchmarks/results/.
 	@$(BIN)/python -m benchmarks $(CASES)
