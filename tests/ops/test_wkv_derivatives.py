@@ -88,6 +88,18 @@ def test_gradcheck_of_every_input(given):
     assert torch.autograd.gradcheck(run, inputs, check_forward_ad=True)
 
 
+def test_derivatives_where_the_first_exponent_stays_the_largest():
+    w, u, k, v, a, b, p = problem(1, 3, 2)
+    inputs = [t.requires_grad_() for t in (w / 4, u, k, v, a, b, p + 20)]
+    assert torch.autograd.gradcheck(lambda *t: run(*t)[1:], inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda *t: run(*t)[1:], inputs)
+    gradients = (
+        torch.autograd.grad(sum(t.sin().sum() for t in run(*inputs, backend=backend)), inputs, create_graph=True)
+        for backend in ("cpu", "reference")
+    )
+    close(*gradients)
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_second_derivatives_of_every_input(given):
     inputs = [t.requires_grad_() for t in problem(1, 3, 2)][: 7 if given else 4]

@@ -27,11 +27,13 @@ _SWEEP_SEED = 1000
 class Side:
     """One stack, trained and looked at as it goes."""
 
-    def __init__(self, seed: int, mixer: Callable[[int], Mixer], length: int, symbols: int, width: int) -> None:
+    def __init__(
+        self, seed: int, mixer: Callable[[int], Mixer], length: int, symbols: int, width: int, depth: int = DEPTH
+    ) -> None:
         self.length, self.symbols = length, symbols
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = SequenceModel(mixer, width, DEPTH, vocab=VOCAB + 2, out_dim=VOCAB)
+            self.model = SequenceModel(mixer, width, depth, vocab=VOCAB + 2, out_dim=VOCAB)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.generator = torch.Generator().manual_seed(seed)
         self.fresh = self._sequences(FRESH)
