@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from carrel.layers import KVCache
+from carrel.layers import KVCache, LatentCache
 
 
 def columns(first, count, batch=2):
@@ -118,6 +118,48 @@ def test_the_latest_columns_alone_go_on():
     late = KVCache(old.k[:, :, 2:], old.v[:, :, 2:], old.pos - 2)
     assert read(append(late, 7)) == [2, 3, 4, 5, 6, 7]
     assert read(append(old, 70)) == [0, 1, 2, 3, 4, 5, 6, 70]
+
+
+def test_a_cache_of_the_latest_columns_grows_without_copying_and_stays_small():
+    c, moves, memory = cache(), 0, None
+    for n in range(5, 1000):
+        before = c
+        c = append(c, n).latest(5)
+        assert read_latest(c) == [*range(n - 4, n + 1)]
+        if n > 5:
+            assert read_latest(before) == [*range(n - 5, n)]
+        moves += memory != c.k.untyped_storage().data_ptr()
+        memory = c.k.untyped_storage().data_ptr()
+        assert c.k.untyped_storage().nbytes() == 32 * 2 * 3 * 4 * 8
+    assert moves <= 1000 / 20
+    first, second = append(c, 1), append(c, 2)
+    assert (read_latest(first)[-1], read_latest(second)[-1]) == (1, 2)
+
+
+def read_latest(c):
+    assert torch.equal(c.k, -c.v)
+    return c.k[1, 2, :, 3].tolist()
+
+
+def test_columns_can_be_taken_back():
+    old = append(cache(), 5)
+    assert read(old.truncate(3)) == [0, 1, 2]
+    assert read(append(old.truncate(3), 30)) == [0, 1, 2, 30]
+    assert read(append(old, 6)) == [0, 1, 2, 3, 4, 5, 6]
+    assert old._replace(pos=torch.tensor([6, 2])).truncate(3).pos.tolist() == [3, 0]
+
+
+def test_a_latent_cache_grows_in_the_same_way():
+    c, rope = columns(0, 5)[:, :1], columns(0, 5)[:, :1, :, :2]
+    old = LatentCache(c, rope, torch.full((2,), 5)).append(c[:, :, 3:4], rope[:, :, 3:4])
+    one = old.append(c[:, :, :2], rope[:, :, :2])
+    two = old.append(c[:, :, 1:2], rope[:, :, 1:2])
+    assert one.c.data_ptr() == old.c.data_ptr()
+    assert one.c[0, 0, :, 3].tolist() == one.k_rope[0, 0, :, 1].tolist() == [0, 1, 2, 3, 4, 3, 0, 1]
+    assert two.c[0, 0, :, 3].tolist() == two.k_rope[0, 0, :, 1].tolist() == [0, 1, 2, 3, 4, 3, 1]
+    assert one.pos.tolist() == [8, 8]
+    assert one.truncate(6).c.shape == (2, 1, 6, 4)
+    assert one.truncate(6).pos.tolist() == [6, 6]
 
 
 def test_saved_and_copied_caches_go_on_by_themselves():

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from carrel.layers.mixer import Mixer
+from carrel.layers.transformers_weights import fill, renamed
 from carrel.ops import WKVState, wkv
 
 from .state_shapes import check_state
 from .token_shift import token_before
-from .transformers_weights import fill, renamed
 
 
 class RWKV4State(NamedTuple):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from carrel.layers.mixer import Mixer
+from carrel.layers.transformers_weights import fill, renamed
 
 from .state_shapes import check_state
 from .token_shift import token_before
-from .transformers_weights import fill, renamed
 
 
 class RWKVChannelMixState(NamedTuple):

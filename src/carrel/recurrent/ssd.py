@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from carrel.layers.mixer import Mixer
 from carrel.layers.short_convolution import ShortConvolution, ShortConvolutionState
+from carrel.layers.transformers_weights import fill, renamed
 from carrel.ops import ssd
 
 from .state_shapes import check_state
-from .transformers_weights import fill, renamed
 
 _SHORTEST_STEP = 1e-4  # at the start
 
