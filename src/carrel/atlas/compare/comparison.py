@@ -43,6 +43,7 @@ class Comparison:
         self.started = self.ended = 0.0
         self._runner, self._stop = runner, threading.Event()
         self._job: Job | None = None
+        self._now: Piece = ("", "")
         self._done: dict[Piece, Result] = {}
         self._spent = [0.0, 0.0]  # seconds that pieces took here, and that were foreseen for them
 
@@ -87,7 +88,7 @@ class Comparison:
         self.started, self.state = time.monotonic(), "running"
         try:
             for side, kind, work in self._pieces():
-                self.doing = f"{side.label}: {_words(kind)}"
+                self._job, self.doing, self._now = None, f"{side.label}: {_words(kind)}", (side.label, kind)
                 self._done[side.label, kind] = self._result(work, on_event, side, kind)
                 self._touch(on_event)
             self.outcome = self._join()
@@ -212,6 +213,8 @@ class Comparison:
     def _share(self) -> float:
         """How much of the foreseen time is behind."""
         behind = sum(self._weight(label, kind) for label, kind in list(self._done))
+        if (job := self._job) is not None and self._now not in self._done:
+            behind += job.fraction * self._weight(*self._now)
         return min(1.0, behind / self._whole())
 
     def _touch(self, on_event: Callable[[Comparison], None] | None) -> None:
