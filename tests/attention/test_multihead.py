@@ -1,5 +1,6 @@
 """MHA: o_t = sum over j <= t of softmax(q_t . k_j / sqrt(d)) v_j in heads, with turned queries and keys."""
 
+import importlib.util
 import math
 import re
 
@@ -8,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrel.attention import MHA
-from carrel.layers import KVCache
+from carrel.attention import MHA, attention_scale
+from carrel.layers import KVCache, LinearScaling, NTKScaling, YaRNScaling
+from carrel.ops import entmax15, sparsemax
 from carrel.testing import check_streaming
 
 
@@ -74,6 +76,117 @@ def test_streaming(options):
 @given(cuts=st.lists(st.integers(0, 40), max_size=8).map(sorted))
 def test_every_split_gives_the_same(cuts):
     check_streaming(mixer(heads=6, kv_heads=2), 12, cuts=cuts)
+
+
+# ------------------------------------------------------------------------- what scores are made of, and what is seen
+
+
+def in_full(m, x):
+    """The definition with all weights at once: norms, turns, factors by row, a window, a normaliser."""
+
+    def norm(t, layer):
+        return t if layer is None else layer.weight * t / (t.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+    length, d = x.shape[1], m.head_dim
+    q, k, v = (x @ m.qkv.weight.T).unflatten(-1, (-1, d)).transpose(1, 2).split([m.heads, m.kv_heads, m.kv_heads], 1)
+    q, k = norm(q, m.q_norm), norm(k, m.k_norm)
+    if m.rope is not None:
+        q, k = m.rope(q, torch.arange(length)), m.rope(k, torch.arange(length))
+    k, v = (t.repeat_interleave(m.heads // m.kv_heads, 1) for t in (k, v))
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    hidden = (distance < 0) | (distance >= (m.window or length))
+    factor = attention_scale((~hidden).sum(1), d, m.scale, base=m.scale_base)[:, None]
+    scores = factor * (q @ k.mT) / (d if m.scale == "gradmax-cosine" else 1)
+    rule = {"softmax": lambda s: torch.softmax(s, -1), "sparsemax": sparsemax, "entmax15": entmax15}[m.normalizer]
+    o = rule(scores.masked_fill(hidden, -torch.inf)) @ v
+    return o.transpose(1, 2).flatten(2) @ m.out.weight.T
+
+
+VARIANTS = [
+    {"scale": "entropy", "scale_base": 20.0},
+    {"scale": "gradmax-normal", "heads": 6, "kv_heads": 2},
+    {"scale": "gradmax-cosine", "qk_norm": True},
+    {"qk_norm": True, "heads": 6, "kv_heads": 3},
+    {"window": 3},
+    {"window": 1, "rotary_base": None},
+    {"window": 70, "heads": 6, "kv_heads": 2},
+    {"window": 20, "scale": "entropy", "scale_base": 4.0},
+    {"normalizer": "sparsemax"},
+    {"normalizer": "entmax15", "heads": 6, "kv_heads": 2, "window": 5, "scale": "entropy"},
+    {"rotary_scaling": LinearScaling(4)},
+    {"rotary_scaling": NTKScaling(4), "rotary_base": 100.0},
+    {"rotary_scaling": YaRNScaling(4, 16), "rotary_base": 100.0},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_every_variant_is_its_definition(options):
+    m, x = mixer(**options), noise(2, 250, 12)
+    for norm in (m.q_norm, m.k_norm):
+        if norm is not None:
+            torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    wanted = in_full(m, x)
+    torch.testing.assert_close(m(x)[0], wanted, atol=1e-12, rtol=0)
+    with torch.no_grad():  # into the cache's room, by pieces long and short
+        state, found = None, []
+        for piece in x.split([1, 99, 1, 2, 0, 140, 7], 1):
+            y, state = m(piece, state)
+            found.append(y)
+    torch.testing.assert_close(torch.cat(found, 1), wanted, atol=1e-12, rtol=0)
+    assert state.k.shape[2] == min(250, (m.window or 1000) - 1)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_every_variant_streams(options):
+    if options.get("window") != 1:  # which sees no earlier token, as the check wants
+        check_streaming(mixer(**options), 12)
+
+
+@settings(max_examples=10, deadline=None)
+@given(cuts=st.lists(st.integers(0, 300), max_size=8).map(sorted))
+def test_a_window_gives_the_same_in_every_split(cuts):
+    check_streaming(mixer(heads=6, kv_heads=2, window=7, scale="entropy"), 12, cuts=cuts)
+
+
+def test_a_window_forgets_what_left_it():
+    m, x = mixer(window=4), noise(2, 300, 12)
+    changed = x.clone()
+    changed[:, :100] = noise(2, 100, 12, seed=1)
+    torch.testing.assert_close(m(x)[0][:, 103:], m(changed)[0][:, 103:], atol=0, rtol=0)
+    assert (m(x)[0][:, 102] - m(changed)[0][:, 102]).abs().max() > 1e-3
+
+
+def test_rows_of_different_lengths_go_on_together_in_a_window():
+    m, x = mixer(window=6, scale="entropy"), noise(2, 40, 12)
+    with torch.no_grad():
+        (_, long), (_, short) = m(x[:1, :9]), m(x[1:, :3])
+        filled = [torch.cat([torch.full_like(t[:, :, :2], 1e3), t], 2) for t in short[:2]]
+        both = [torch.cat([a, b]) for a, b in zip(long[:2], filled, strict=True)]
+        joined = KVCache(*both, torch.cat([long.pos, short.pos]))
+        for more in (2, 20):
+            y, _ = m(torch.stack([x[0, 9 : 9 + more], x[1, 3 : 3 + more]]), joined)
+            wanted = torch.cat([m(x[:1, : 9 + more])[0][:, 9:], m(x[1:, : 3 + more])[0][:, 3:]])
+            torch.testing.assert_close(y, wanted, atol=1e-12, rtol=0)
+
+
+def test_sparse_weights_have_zeros_and_gradients():
+    m = mixer(4, 2, normalizer="entmax15", window=3)
+    x, old = noise(1, 4, 4).requires_grad_(), noise(1, 2, 4, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, old: m(x, m(old)[1])[0], (x, old))
+
+
+def test_gradients_of_blocks_are_those_of_the_definition():
+    m, x, g = mixer(heads=6, kv_heads=2, window=5), noise(2, 140, 12).requires_grad_(), noise(2, 140, 12, seed=1)
+    found, wanted = (torch.autograd.grad((y * g).sum(), [x, *m.parameters()]) for y in (m(x)[0], in_full(m, x)))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-11, rtol=0)
+
+
+def test_bytes_per_token_are_those_of_the_heads_that_are_kept():
+    for kv_heads in (16, 4, 1):
+        _, state = MHA(256, 16, kv_heads=kv_heads)(torch.randn(1, 10, 256))
+        kept = sum(part.numel() * part.element_size() for part in (state.k, state.v))
+        assert kept == 10 * 4 * kv_heads * (16 + 16)
 
 
 def test_scores_depend_on_distances_only():
@@ -163,6 +276,88 @@ def test_mixer_compiles_as_one_graph():
             torch.testing.assert_close(compiled(x, state)[0], m(x, state)[0])
 
 
+# ------------------------------------------------------------------------------------------- weights of transformers
+
+
+def theirs(kind, **options):
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("needs transformers, to compare with its attention")
+    import transformers
+    from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
+    from transformers.models.mistral.modeling_mistral import MistralAttention
+
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8}
+    sizes |= {"attn_implementation": "eager", "max_position_embeddings": 128}
+    made = {
+        "llama": (transformers.LlamaConfig, LlamaAttention),
+        "mistral": (transformers.MistralConfig, MistralAttention),
+    }
+    config = made[kind][0](**(sizes | options))
+    attention = made[kind][1](config, layer_idx=0).double().eval()
+    for p in attention.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return attention, config, LlamaRotaryEmbedding(config)
+
+
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "rope_theta": 5e5}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "options", "ours"),
+    [
+        ("llama", {}, {}),
+        ("llama", {"rope_parameters": YARN}, {"rotary_base": 5e5, "rotary_scaling": YaRNScaling(8, 64, ramp="index")}),
+        ("llama", {"num_key_value_heads": 6, "head_dim": 4}, {}),
+        ("mistral", {"sliding_window": 5}, {"window": 5}),
+        ("mistral", {"sliding_window": None}, {}),
+    ],
+    ids=["llama", "llama-yarn", "llama-all-heads", "mistral", "mistral-unwindowed"],
+)
+def test_weights_of_a_transformers_attention_give_its_outputs(kind, options, ours, monkeypatch):
+    attention, config, rotary = theirs(kind, **options)
+    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+    x, pos = noise(2, 40, 24), torch.arange(40)[None]
+    m = MHA.from_transformers(attention.state_dict(), heads=6, **ours)
+    torch.testing.assert_close(rotary.inv_freq.double(), m.rope.frequencies, rtol=3e-7, atol=0)
+    assert abs(rotary.attention_scaling - m.rope.size) < 1e-12
+    # their frequencies are made in float32: ours stand in for them now that they have been compared
+    angle = (pos[..., None] * m.rope.frequencies).repeat(1, 1, 2)
+    turned = m.rope.size * angle.cos(), m.rope.size * angle.sin()
+    make_mask = create_sliding_window_causal_mask if options.get("sliding_window") else create_causal_mask
+    mask = make_mask(config=config, inputs_embeds=x, attention_mask=None, past_key_values=None, position_ids=pos)
+    with torch.no_grad(), monkeypatch.context() as patched:
+        near, _ = attention(x, rotary(x, pos), mask)
+        patched.setattr(torch, "float32", torch.float64)  # it would round weights to float32
+        wanted, _ = attention(x, turned, mask)
+    y, _ = m(x)
+    assert y.requires_grad
+    torch.testing.assert_close(y, wanted, atol=1e-8, rtol=0)
+    torch.testing.assert_close(y, near, atol=3e-5, rtol=0)
+    first, state = m(x[:, :30])
+    torch.testing.assert_close(torch.cat([first, m(x[:, 30:], state)[0]], 1), wanted, atol=1e-8, rtol=0)
+    whole = {f"model.layers.0.self_attn.{name}": t for name, t in attention.state_dict().items()} | {"other": x}
+    again, _ = MHA.from_transformers(whole, "model.layers.0.self_attn.", heads=6, **ours)(x)
+    torch.testing.assert_close(again, y, atol=0, rtol=0)
+
+
+def test_a_state_dict_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"LlamaAttention, but this one lacks k_proj.weight"):
+        MHA.from_transformers({}, heads=2)
+    sizes = {"q": 12, "k": 4, "v": 4}
+    weights = {f"{name}_proj.weight": torch.zeros(size, 10) for name, size in sizes.items()}
+    weights["o_proj.weight"] = torch.zeros(10, 12)
+    assert MHA.from_transformers(weights, heads=6).kv_heads == 2
+    with pytest.raises(ValueError, match=r"has q_proj.bias, which has no place here"):
+        MHA.from_transformers(weights | {"q_proj.bias": torch.zeros(12)}, heads=6)
+    with pytest.raises(ValueError, match=r"not heads=5 with 12, 4 and 4 rows"):
+        MHA.from_transformers(weights, heads=5)
+    with pytest.raises(ValueError, match=r"MHA wants o_proj.weight of shape \(10, 12\), not \(10, 11\)"):
+        MHA.from_transformers(weights | {"o_proj.weight": torch.zeros(10, 11)}, heads=6)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -172,6 +367,12 @@ def test_mixer_compiles_as_one_graph():
         ({"heads": 4}, "an even number of channels and a base above 1, not 3 and 10000.0"),
         ({"rotary_base": 1.0}, "an even number of channels and a base above 1, not 4 and 1.0"),
         ({"head_dim": 0}, "head_dim of at least 1, not 0"),
+        ({"window": 0}, "a window of at least 1, not 0"),
+        ({"normalizer": "max"}, "a normalizer among softmax, sparsemax, entmax15, not 'max'"),
+        ({"scale": "best"}, "a rule among standard, entropy"),
+        ({"scale": "entropy", "scale_base": 1.0}, "a finite base above 1, not 1.0"),
+        ({"scale": "gradmax-cosine"}, "qk_norm for the scale gradmax-cosine"),
+        ({"rotary_base": None, "rotary_scaling": LinearScaling(2)}, "a rotary_base where there is a rotary_scaling"),
     ],
 )
 def test_bad_arguments_are_named(options, sentence):

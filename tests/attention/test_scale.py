@@ -101,6 +101,7 @@ def test_a_tensor_of_counts_is_its_numbers_one_by_one(rule):
     n = torch.tensor([[1, 2, 3], [700, 5, 2]])
     each = torch.tensor([[attention_scale(int(k), 16, rule).item() for k in row] for row in n], dtype=torch.float64)
     torch.testing.assert_close(attention_scale(n, 16, rule), each, atol=1e-12, rtol=1e-12)
+    assert attention_scale(n[:, :0], 16, rule).shape == (2, 0)
 
 
 @pytest.mark.parametrize(

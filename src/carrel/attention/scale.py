@@ -154,6 +154,8 @@ def _knots(dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _steepest_cosine(log_n: Tensor, dim: int) -> Tensor:
+    if not log_n.numel():
+        return log_n
     distinct, place = torch.unique(log_n, return_inverse=True)
     knots, at = (t.to(log_n.device) for t in _knots(dim))
     right = torch.searchsorted(knots, distinct).clamp(1, _KNOTS - 1)
