@@ -150,6 +150,16 @@ def test_a_broken_mixer_is_named(fault, sentence):
     assert sentence in str(error.value)
 
 
+def test_a_mixer_that_begins_anew_must_say_so_and_mean_it():
+    forgetful = RunningSum(fault="forgets by position")
+    forgetful.restarts = 4
+    check_streaming(forgetful, 3)
+    honest = RunningSum()
+    honest.restarts = 4
+    with pytest.raises(AssertionError, match="restarts every 4 tokens sees through it at token 4"):
+        check_streaming(honest, 3)
+
+
 class PeeksAhead(nn.Module):
     """Adds the next token of the longest sequence it ever saw, and so is consistent in whole, pieces and steps."""
 

@@ -89,6 +89,7 @@ class _Trial:
     def output_is_causal(self, landmarks: list[int]) -> None:
         with torch.no_grad():
             before, _ = self._call(self.x, None)
+            restarts = getattr(self.mixer, "restarts", 0)
             for t in landmarks:
                 later, earlier = self.x.clone(), self.x.clone()
                 later[:, t + 1 :] = self.noise(*later[:, t + 1 :].shape)
@@ -97,7 +98,10 @@ class _Trial:
                 if self._size(moved) > self._bound(before):
                     raise AssertionError(f"outputs up to token {t} depend on later tokens (by {self._size(moved):.1e})")
                 moved = (self._call(earlier, None)[0] - before)[:, t]
-                if t > 0 and self._size(moved) <= 100 * self._bound(before):
+                begins = t % restarts == 0 if restarts else t == 0
+                if begins and self._size(moved) > self._bound(before):
+                    raise AssertionError(f"a mixer that restarts every {restarts} tokens sees through it at token {t}")
+                if not begins and self._size(moved) <= 100 * self._bound(before):
                     raise AssertionError(f"the output at token {t} depends on no earlier token")
 
     def rows_are_independent(self, cut: int) -> None:

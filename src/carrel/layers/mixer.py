@@ -26,12 +26,14 @@ class Mixer(nn.Module, ABC):
     Raises ValueError: x is not (batch, length, dim), or the state does not fit x and the mixer.
 
     A subclass sets ``dim``; ``chunk``, the number of tokens that it works on at once (1 if it goes token by token);
-    and ``no_weight_decay``, the names of its own parameters that weight decay would harm.
+    ``restarts``, the number of tokens after which it begins anew and sees none before, or 0 if it never does; and
+    ``no_weight_decay``, the names of its own parameters that weight decay would harm.
     A class is either this one or final: a variant is another mixer, or an argument that every path honours.
     """
 
     dim: int
     chunk: int = 1
+    restarts: int = 0
     no_weight_decay: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
