@@ -6,6 +6,13 @@ from .linear import LinearAttention as LinearAttention
 from .linear import LinearAttentionState as LinearAttentionState
 from .linear import linear_attention as linear_attention
 from .multihead import MHA as MHA
+from .normalizers import NORMALIZERS as NORMALIZERS
+from .normalizers import entmax_loss as entmax_loss
+from .normalizers import normalize as normalize
+from .normalizers import sparse_softmax as sparse_softmax
+from .normalizers import sparse_softmax_loss as sparse_softmax_loss
+from .normalizers import sparsemax_loss as sparsemax_loss
+from .normalizers import taylor_softmax as taylor_softmax
 from .performer import Performer as Performer
 from .performer import PerformerState as PerformerState
 from .performer import gaussian_directions as gaussian_directions
