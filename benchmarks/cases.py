@@ -223,6 +223,7 @@ CASES = {
         Case("gpu-matrix-scan", "forward and backward, 8 x 4096 matrices of 4 x 4, float32", _matrix, "cuda", rounds=5),
         *decay.CASES,
         *deer.CASES,
+        *heads.CASES,
         *mamba.CASES,
         *normalizers.CASES,
         *rwkv.CASES,

@@ -36,7 +36,9 @@ def mixers() -> dict[str, tuple[type, dict]]:
         module, _, name = card.module.partition(":")
         thing = getattr(importlib.import_module(module), name)
         if is_mixer(thing):
-            found[name] = (thing, dict(card.compare.options) if card.compare else {})
+            first = not found.get(name, (thing, {}))[1]  # a class may have several cards
+            options = dict(card.compare.options) if card.compare else {}
+            found[name if first else f"{name}, {card.slug}"] = (thing, options)
     return found
 
 
