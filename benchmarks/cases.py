@@ -9,7 +9,7 @@ from torch import Tensor
 
 from carrel.ops import linear_scan, matrix_scan
 
-from . import decay, deer, mamba, normalizers, peers, rwkv, state_spaces
+from . import decay, deer, heads, mamba, normalizers, peers, rwkv, state_spaces
 from .case import Bar, Case, Problem, Side
 
 
