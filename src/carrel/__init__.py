@@ -10,7 +10,20 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("algorithms", "atlas", "attention", "layers", "models", "ops", "papers", "recurrent", "tasks", "testing", "theory")
+_ROOMS = (
+    "algorithms",
+    "atlas",
+    "attention",
+    "decoding",
+    "layers",
+    "models",
+    "ops",
+    "papers",
+    "recurrent",
+    "tasks",
+    "testing",
+    "theory",
+)
 __all__ = ["__version__", *_ROOMS]
 
 

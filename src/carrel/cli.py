@@ -279,6 +279,46 @@ def _check_page(html: Path | None) -> None:
 
 
 @app.command()
+def nbce(
+    model: Annotated[Path, typer.Option(metavar="PATH", help="A checkpoint of transformers on this machine.")],
+    ask: Annotated[str, typer.Option(metavar="QUESTION", help="What to ask of all files.")],
+    context: Annotated[list[Path], typer.Option(metavar="FILE", help="A text to answer from; any number of them.")],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", help="More of them.")] = None,
+    pooling: Annotated[str, typer.Option(help="min-entropy, mean or max.")] = "min-entropy",
+    beta: Annotated[float, typer.Option(help="How much of the model's own opinion is taken away.")] = 0.25,
+    top_p: Annotated[float, typer.Option(help="Likeliest tokens kept, by their probability.")] = 0.95,
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends the answer; any number.")] = None,
+    template: Annotated[str | None, typer.Option(help="The prompt, with {context} and {question}.")] = None,
+    context_batch: Annotated[int | None, typer.Option(min=1, help="Files read together; else all.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; else a GPU if there is one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from files that need not fit into the model together."""
+    from carrel.decoding.console import answer, load_checkpoint, seeded, to_json
+    from carrel.decoding.nbce import NBCE, TEMPLATE
+
+    files = [*context, *(more or [])]
+    language_model, tokenizer = load_checkpoint(model, device)
+    reader = NBCE(language_model, tokenizer, pooling, beta, top_p, context_batch)
+    steps = answer(
+        reader,
+        files,
+        ask,
+        quiet=as_json,
+        template=(template or TEMPLATE),
+        max_new_tokens=tokens,
+        temperature=temperature,
+        generator=seeded(language_model, seed),
+        stop=stop or (),
+    )
+    if as_json:
+        _print_json(to_json(steps, files, ask))
+
+
+@app.command()
 def doctor(data: Data = None, as_json: AsJson = False) -> int:
     """Look at this installation: what works, what does not, and what to do."""
     from carrel.doctor import examine, print_findings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("ops", "layers", "attention", "recurrent", "models", "tasks", "theory", "algorithms")
+ROOMS = ("ops", "layers", "attention", "recurrent", "decoding", "models", "tasks", "theory", "algorithms")
 
 
 def public(room: str) -> set[str]:
