@@ -9,7 +9,7 @@ from torch import Tensor
 
 from carrel.ops import linear_scan, matrix_scan
 
-from . import decay, deer, heads, mamba, normalizers, peers, rwkv, state_spaces
+from . import decay, deer, heads, linear_attention, mamba, normalizers, peers, rwkv, sparse_attention, state_spaces
 from .case import Bar, Case, Problem, Side
 
 
@@ -224,9 +224,11 @@ CASES = {
         *decay.CASES,
         *deer.CASES,
         *heads.CASES,
+        *linear_attention.CASES,
         *mamba.CASES,
         *normalizers.CASES,
         *rwkv.CASES,
+        *sparse_attention.CASES,
         *state_spaces.CASES,
     )
 }

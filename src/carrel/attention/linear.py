@@ -133,9 +133,9 @@ def exponential_sums(
         S = _total(known, v, None if state is None else state.S * kept.unsqueeze(-1), wide)
         z = known.to(wide).sum(2) + (0 if state is None else state.z * kept)
         return _answers(asked, S, z, eps, wide).to(v.dtype), LinearAttentionState(S, z, top)
-    S, z = (None, None) if state is None else (state.S, state.z)
-    o, S = decay_attention(asked, known, v, log_decay.squeeze(-1), S, chunk=chunk, backend=backend)
-    zs, z = _running(known.to(wide), torch.exp(log_decay), z, backend)
+    before = (None, None) if state is None else (state.S, state.z)
+    o, S = decay_attention(asked, known, v, log_decay.squeeze(-1), before[0], chunk=chunk, backend=backend)
+    zs, z = _running(known.to(wide), torch.exp(log_decay), before[1], backend)
     return _over(o, (asked * zs).sum(-1, keepdim=True), eps).to(v.dtype), LinearAttentionState(S, z, top)
 
 
