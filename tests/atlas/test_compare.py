@@ -218,6 +218,13 @@ def test_an_outcome_survives_json_and_what_is_none_is_refused():
             Outcome.from_json(text)
 
 
+def test_bytes_that_a_token_adds_are_told_where_there_are_any():
+    assert "grow" not in MADE.facts
+    growing = outcome(side("lru", 0.5), side("gqa", 0.5, token_bytes=256), side("mla", 0.5, token_bytes=96), seeds=1)
+    assert growing.facts.endswith("States that grow with every token: gqa by 256 bytes, mla by 96 bytes.")
+    assert Outcome.from_json(growing.text()) == growing
+
+
 def test_the_table_has_what_was_promised():
     main, seeds, rates = MADE.tables()
     assert main.rows[0] == ("mamba", 98.0, 95.0, 17448, 123000, 1230, 5632, 12.3)

@@ -45,6 +45,7 @@ def test_mixers_are_trained_measured_and_printed_as_json_and_as_one_page(carrel,
     assert mamba["state_bytes"] == 4 * (channels * 3 + channels * 2)
     tokens = 8 + 4
     assert transformer["state_bytes"] == 4 * 2 * tokens * heads_and_width + 8, "keys, values, and the position"
+    assert [mixer["token_bytes"] for mixer in found["mixers"]] == [0, 0, 4 * 2 * heads_and_width]
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Plotly" in page
     assert 'src="http' not in page
@@ -64,7 +65,7 @@ def test_without_a_task_it_lists_what_there_is(carrel) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["mabma", "--task", "mqar"], "did you mean mamba?"),
+        (["mabma", "--task", "mqar"], "did you mean mamba"),
         (["mamba", "--task", "mqra"], "did you mean mqar?"),
         (["mamba", "--task", "mqar", "--length", "63"], "mqar wants an even length"),
         (["mamba:selectiv=no", "--task", "mqar"], "did you mean selective?"),

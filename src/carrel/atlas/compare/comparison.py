@@ -188,6 +188,7 @@ class Comparison:
                     state_bytes=int(_cell(costs, "state (bytes)") or 0),
                     peak_bytes=None if (peak := _cell(costs, "peak memory (bytes)")) is None else int(peak),
                     step_s=_cell(costs, "training step (s)") or 0.0,
+                    token_bytes=int(_cell(costs, "state of a token (bytes)") or 0),
                     at=tuple(int(step) for step in line.x),
                     on_the_way=tuple(seed.curves[0].series[0].seeds[0] for seed in seeds),
                 )
@@ -246,7 +247,9 @@ def _words(kind: str) -> str:
 
 
 def _cell(result: Result, column: str) -> float | None:
-    """A number out of the one row of a result's first table."""
+    """A number out of the one row of a result's first table; None where it is not there."""
     table = result.tables[0]
+    if column not in table.columns:
+        return None
     value = table.rows[0][table.columns.index(column)]
     return None if value is None else float(value)

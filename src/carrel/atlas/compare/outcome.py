@@ -30,6 +30,7 @@ class Side:
     step_s: float
     at: tuple[int, ...] = ()  # steps at which it was looked at
     on_the_way: tuple[tuple[float, ...], ...] = ()  # by seed, the share right then
+    token_bytes: int = 0  # that a further token adds to the state
 
     @property
     def mean(self) -> float:
@@ -86,8 +87,13 @@ class Outcome:
         return (
             f"{p['dim']} wide, {p['depth']} blocks, {cell(p['steps'])} steps of {p['batch']} sequences, "
             f"{p['schedule']} schedule. Guessing is right in {100 * self.chance:.3g}% of answers. "
-            f"Speeds and memory are those of this machine, one thread: {self.machine}."
+            f"Speeds and memory are those of this machine, one thread: {self.machine}.{self._growth}"
         )
+
+    @property
+    def _growth(self) -> str:
+        grown = ", ".join(f"{side.label} by {side.token_bytes} bytes" for side in self.sides if side.token_bytes)
+        return f" States that grow with every token: {grown}." if grown else ""
 
     def tables(self) -> tuple[Table, ...]:
         """The table, every seed by itself, and the choice of the learning rates."""

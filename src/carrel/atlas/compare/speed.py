@@ -36,7 +36,7 @@ def run(*, seed: int, mixer: Mapping[str, Any], task: str, length: int, dim: int
         seconds = _training(model, optimiser, problem.sample(batch, generator))
         progress(0.5, "training speed known")
         prompt = problem.sample(1, generator).x
-        each, state, error = _decoding(model.eval(), prompt)
+        each, state, further, error = _decoding(model.eval(), prompt)
         progress(0.8, "decoding speed known")
         del optimiser
         model = None  # type: ignore[assignment]  # so that its memory counts anew below
@@ -46,8 +46,8 @@ def run(*, seed: int, mixer: Mapping[str, Any], task: str, length: int, dim: int
     report.table(
         "Costs",
         ["parameters", "training (tokens/s)", "decoding (tokens/s)", "state (bytes)", "peak memory (bytes)",
-         "training step (s)"],
-        [[parameters, tokens / seconds, 1 / each, state, peak, seconds]],
+         "training step (s)", "state of a token (bytes)"],
+        [[parameters, tokens / seconds, 1 / each, state, peak, seconds, further]],
     )  # fmt: skip
     report.check("One token at a time against the whole, relative", error, high=1e-3)
     report.verdict("holds", "One token at a time gives what the whole sequence gives.")
@@ -69,8 +69,9 @@ def _training(model: SequenceModel, optimiser: torch.optim.Optimizer, batch: Bat
 
 
 @torch.no_grad()
-def _decoding(model: SequenceModel, prompt: Tensor) -> tuple[float, int, float]:
-    """Seconds of a token after a prompt of this length, bytes of state then, and how far streaming is from the whole.
+def _decoding(model: SequenceModel, prompt: Tensor) -> tuple[float, int, int, float]:
+    """Seconds of a token after a prompt of this length, bytes of state then, those that a token adds to them, and how
+    far streaming is from the whole.
 
     Every timed token starts from the state after the prompt, so all of them are the token after ``length`` others.
     """
@@ -85,7 +86,9 @@ def _decoding(model: SequenceModel, prompt: Tensor) -> tuple[float, int, float]:
     token = prompt[:, -1:]
     for _ in range(_WARM):
         model(token, state)
-    return _median(lambda: model(token, state), _TOKENS), sum(_bytes(state)), error
+    held = sum(_bytes(state))
+    further = sum(_bytes(model(token, state)[1])) - held
+    return _median(lambda: model(token, state), _TOKENS), held, further, error
 
 
 def _bytes(state: Any) -> Iterator[int]:
