@@ -24,6 +24,9 @@ from .retention import RetentionState as RetentionState
 from .scale import SCALE_RULES as SCALE_RULES
 from .scale import attention_scale as attention_scale
 from .scale import gradient_size as gradient_size
+from .sparse import SparseAttention as SparseAttention
+from .sparse import SparsePattern as SparsePattern
+from .sparse import SparseState as SparseState
 from .transnormer import DiagAttention as DiagAttention
 from .transnormer import DiagAttentionState as DiagAttentionState
 from .transnormer import NormAttention as NormAttention
