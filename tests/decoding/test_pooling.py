@@ -174,7 +174,7 @@ def test_a_function_may_pool(rows) -> None:
 
 
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.999999, 1.0])
-def test_the_filter_is_that_of_transformers_also_where_it_looks_further(top_p: float) -> None:
+def test_the_filter_is_that_of_transformers(top_p: float) -> None:
     warper = pytest.importorskip("transformers").TopPLogitsWarper(top_p)
     g = torch.Generator().manual_seed(1)
     flat = torch.randn(4, 5000, generator=g, dtype=torch.float64) * 0.1  # thousands of tokens are kept
