@@ -9,7 +9,19 @@ from torch import Tensor
 
 from carrel.ops import linear_scan, matrix_scan
 
-from . import decay, deer, heads, linear_attention, mamba, normalizers, peers, rwkv, sparse_attention, state_spaces
+from . import (
+    decay,
+    deer,
+    heads,
+    linear_attention,
+    mamba,
+    nbce,
+    normalizers,
+    peers,
+    rwkv,
+    sparse_attention,
+    state_spaces,
+)
 from .case import Bar, Case, Problem, Side
 
 
@@ -226,6 +238,7 @@ CASES = {
         *heads.CASES,
         *linear_attention.CASES,
         *mamba.CASES,
+        *nbce.CASES,
         *normalizers.CASES,
         *rwkv.CASES,
         *sparse_attention.CASES,
