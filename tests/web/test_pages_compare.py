@@ -106,28 +106,28 @@ def test_the_form_offers_mixers_tasks_and_sizes_and_says_that_nothing_is_there_y
 
 
 def test_a_plain_form_leads_to_the_comparison_its_table_and_figures(browser: TestClient) -> None:
-    answer = browser.post("/compare", data=form(variants="transformer:heads=2"))
+    answer = browser.post("/compare", data=form(variants="transformer:heads=4"))
     assert answer.status_code == 303
     page = finished(browser, answer.headers["location"])
     table, seeds, rates = page.cssselect("table.numbers")
     rows = [[words(cell) for cell in row.cssselect("td")] for row in table.cssselect("tbody tr")]
     assert rows == [
         ["transformer", "55", "50", "12,345", "67,900", "1,230", "512", "2.5"],
-        ["transformer:heads=2", "55", "50", "12,345", "67,900", "1,230", "512", "2.5"],
+        ["transformer:heads=4", "55", "50", "12,345", "67,900", "1,230", "512", "2.5"],
     ]
     assert "60" in words(seeds)
     assert "0.001, edge" in words(rates)
     assert "a smaller one might do better" in words(page.cssselect(".notices")[0])
     drawings = page.cssselect("figure.figure .drawing svg")
     assert len(drawings) == 3
-    assert "transformer:heads=2" in words(drawings[0])
+    assert "transformer:heads=4" in words(drawings[0])
     assert json.loads(page.cssselect("figure script")[1].text)["data"][0]["mode"] == "markers+text"
     assert "one thread" in words(page)
     kept = page.cssselect("form#run")[0]
-    assert kept.cssselect("[name=variants]")[0].get("value") == "transformer:heads=2"
+    assert kept.cssselect("[name=variants]")[0].get("value") == "transformer:heads=4"
     assert kept.cssselect("[name=steps]")[0].get("value") == "8"
     assert "12,345" in words(tree(browser, "/compare")), "the start page shows the last one"
-    assert "transformer, transformer:heads=2 on copying" in words(tree(browser, "/"))
+    assert "transformer, transformer:heads=4 on copying" in words(tree(browser, "/"))
 
 
 def test_an_island_gets_progress_events_and_the_parts_that_changed(browser: TestClient) -> None:

@@ -83,8 +83,8 @@ def _contender(word: str, known: Mapping[str, Offer], catalogue: Catalogue) -> C
     if name in catalogue and name not in known:
         raise BadParameter(f"{name} is no mixer, or none that can be compared; there are {', '.join(known)}", "mixers")
     if name not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise BadParameter(f"no mixer to compare is called {name!r}; {hint}", "mixers")
     offer, given = known[name], {}
     for part in rest.split(",") if colon else ():
