@@ -6,6 +6,8 @@ L-BFGS on their convex losses, each with the weight decay that serves it best on
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -81,7 +83,7 @@ class _Fits:
         speech = torch.softmax(1.5 * torch.randn(topics, _VOCABULARY, generator=generator, dtype=_REAL), -1)
         train, held, test = (_written(documents, speech, present, generator) for _ in range(3))
         self.sweep: dict[str, list[float]] = {}
-        self.best: dict[str, dict] = {}
+        self.best: dict[str, dict[str, Any]] = {}
         for i, (name, (kind, alpha)) in enumerate(_SIDES.items()):
             weights = []
             for j, decay in enumerate(_DECAYS):
@@ -124,7 +126,7 @@ def _fit(data: tuple[Tensor, Tensor], alpha: float, decay: float, steps: int) ->
         torch.autograd.backward(loss)
         return loss
 
-    optimiser.step(closure)  # type: ignore[arg-type]
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     return w.detach()
 
 
