@@ -170,7 +170,7 @@ class SparseAttention(Mixer):
         columns = torch.cat((state.k, k[:, :, :first]), 2), torch.cat((state.v, v[:, :, :first]), 2)
         places = torch.cat((state.at, at[:, :first]), 1)[:, None, None]
         pieces = []
-        for rows, own in zip(q[:, :, :first].split(_ROWS, 2), at[:, :first].split(_ROWS, 1), strict=True):
+        for rows, own in zip(torch.split(q[:, :, :first], _ROWS, 2), torch.split(at[:, :first], _ROWS, 1), strict=True):
             seen = self.pattern(None, None, own[:, None, :, None], places) & (places >= 0)
             pieces.append(scaled_dot_product_attention(rows, *columns, attn_mask=seen))
         if first < q.shape[2]:
@@ -237,7 +237,7 @@ def _window(q: Tensor, k: Tensor, v: Tensor, pattern: SparsePattern) -> Tensor:
     count, size = -(-(length - width) // block), block + width - 1
     fill = width + count * block - length
     batch = q.shape[0]
-    rows = pad(q[:, :, width:], (0, 0, 0, fill)).flatten(0, 1).unflatten(1, (count, block))
+    rows = torch.unflatten(pad(q[:, :, width:], (0, 0, 0, fill)).flatten(0, 1), 1, (count, block))
     tall = (pad(t, (0, 0, 0, fill)).contiguous().flatten(0, 1) for t in (k, v))
     k_block, v_block = (t[:, 1:].unfold(1, size, block).transpose(2, 3) for t in tall)
     row, column = torch.arange(block, device=q.device)[:, None], torch.arange(size, device=q.device)
@@ -250,7 +250,7 @@ def _window(q: Tensor, k: Tensor, v: Tensor, pattern: SparsePattern) -> Tensor:
         left = torch.arange(sinks, device=q.device) <= since
         seen = torch.cat((left, seen.expand(count, -1, -1)), 2)
     late = scaled_dot_product_attention(rows, k_block, v_block, attn_mask=seen)
-    late = late.flatten(1, 2)[:, : length - width].unflatten(0, (batch, -1))
+    late = torch.unflatten(late.flatten(1, 2)[:, : length - width], 0, (batch, -1))
     return torch.cat((early, late), 2)
 
 
@@ -289,7 +289,7 @@ def _fixed(q: Tensor, k: Tensor, v: Tensor, pattern: SparsePattern) -> Tensor:
 
 
 def _blocks(x: Tensor, width: int) -> Tensor:
-    return pad(x, (0, 0, 0, -x.shape[2] % width)).unflatten(2, (-1, width))
+    return torch.unflatten(pad(x, (0, 0, 0, -x.shape[2] % width)), 2, (-1, width))
 
 
 def _weights(scores: Tensor, seen: Tensor, head_dim: int) -> Tensor:
