@@ -202,8 +202,10 @@ class DiagAttention(Mixer):
         source = torch.where(place < filled, place, self.block + place - filled).clamp(max=self.block + length - 1)
         index = source[:, None, :, None].expand(-1, heads, -1, dim)
         behind = (slots >= end % self.block)[:, None, :, None]
-        parts = (torch.cat(pair, 2).gather(2, index).masked_fill(behind, 0) for pair in ((state.k, k), (state.v, v)))
-        return DiagAttentionState(*parts, state.pos + length)
+        kept_k, kept_v = (
+            torch.cat(pair, 2).gather(2, index).masked_fill(behind, 0) for pair in ((state.k, k), (state.v, v))
+        )
+        return DiagAttentionState(kept_k, kept_v, state.pos + length)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, heads={self.heads}, block={self.block}, rotary_base={self.rotary_base}"

@@ -23,7 +23,7 @@ def fft_conv(u: Tensor, k: Tensor, state_carry: Tensor | None = None) -> Tensor:
     if not (u.is_floating_point() and k.is_floating_point()):
         raise ValueError(f"fft_conv: u and k must be real and floating point, got {u.dtype} and {k.dtype}")
     try:
-        leading = torch.broadcast_shapes(u.shape[:-1], k.shape[:-1])  # type: ignore[no-untyped-call]
+        leading = torch.broadcast_shapes(u.shape[:-1], k.shape[:-1])
     except RuntimeError:
         raise ValueError(f"fft_conv: k of shape {tuple(k.shape)} does not fit u of shape {tuple(u.shape)}") from None
     length = u.shape[-1]

@@ -110,7 +110,7 @@ def _claim(old: Tensor, more: int) -> bool:
     size = batch * heads * columns * dim * old.element_size()
     if old.stride() != dense or storage.nbytes() != size:
         return False
-    first, within = divmod(old.storage_offset(), dim)  # a cache of the latest columns begins further on
+    first, within = divmod(int(old.storage_offset()), dim)  # a cache of the latest columns begins further on
     end = first + count
     if within or end + more > columns:
         return False

@@ -154,7 +154,7 @@ class KernelOp:
         if torch.compiler.is_compiling():
             return self._traced[""](*args)
         if _transformed() or (torch.is_grad_enabled() and any(x.requires_grad for x in args[: self.tensors])):
-            return self._function.apply(*args)  # type: ignore[no-untyped-call]
+            return self._function.apply(*args)
         return self.run("", *args)
 
     def run(self, which: str, *args: Any) -> tuple[Tensor, ...]:

@@ -122,7 +122,7 @@ def _mqar(length: int) -> Task:
     return Task(
         name="mqar",
         about=f"Read {keys} pairs of keys and values, then name each key's value where the key returns.",
-        length=length, vocab=vocab, in_dim=None, out_dim=vocab, batch=64, steps=600, chance=2 / vocab,
+        length=length, vocab=vocab, in_dim=None, out_dim=vocab, batch=64, steps=1000, chance=2 / vocab,
         make=functools.partial(mqar, length=length, keys=keys, vocab=vocab, alpha=0.1),
     )  # fmt: skip
 

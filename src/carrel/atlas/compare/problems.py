@@ -47,7 +47,9 @@ PROBLEMS: Mapping[str, Problem] = {
         Problem("copying", "write down a block of symbols after a fixed delay", 32, 400, 32, 4),
         Problem("selective-copying", "write down symbols scattered among blanks, in order", 32, 1000, 32, 4),
         Problem("induction-heads", "name what followed the special token before", 64, 1000, 32, 3),
-        Problem("mqar", "many keys with values; name each key's value when the key returns", 32, 600, 64, 4, even=True),
+        Problem(
+            "mqar", "many keys with values; name each key's value when the key returns", 32, 1000, 64, 4, even=True
+        ),
         Problem("listops", "work out nested minima, maxima, medians and sums", 64, 1000, 32, 16, 2000),
         Problem(
             "sequential-digits", "name the handwritten digit read pixel by pixel", 64, 1000, 32, 8, 64, only=(8, 64)

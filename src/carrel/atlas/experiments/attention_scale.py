@@ -142,4 +142,4 @@ def _by_halving(n: int) -> float:
 def _jacobian_error(generator: torch.Generator) -> float:
     row = torch.randn(30, generator=generator, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda s: torch.softmax(1.7 * s, -1), row)
-    return abs(float(gradient_size(row, 1.7) / (jacobian.abs().sum() / 2)) - 1)  # type: ignore[union-attr]
+    return abs(float(gradient_size(row, 1.7) / (jacobian.abs().sum() / 2)) - 1)

@@ -40,7 +40,7 @@ class Reader(nn.Module):
         scores = (self.offer(x) @ self.ask(self.key(question))[:, :, None])[..., 0] * _DIM**-0.5
         scores[:, 1:].masked_fill_(~notes.there, float("-inf"))
         read = (scores.softmax(-1)[:, None] @ self.tell(x))[:, 0]
-        return self.mlp(read)  # type: ignore[no-any-return]
+        return self.mlp(read)
 
 
 def notes(rows: int, keys: int, contexts: int, generator: torch.Generator) -> Notes:

@@ -126,7 +126,7 @@ def _fit(data: tuple[Tensor, Tensor], alpha: float, decay: float, steps: int) ->
         torch.autograd.backward(loss)
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimiser.step(closure)
     return w.detach()
 
 
