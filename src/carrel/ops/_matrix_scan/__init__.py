@@ -71,8 +71,7 @@ def matrix_scan(
     elif dtype.is_complex and not A.is_complex():  # a real matrix acts on real and imaginary parts alike
         parts = (torch.view_as_real(x.resolve_conj()).flatten(-2) for x in (b, h0))
         h, last = (
-            torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-            for x in op(A.to(dtype.to_real()), *parts, reverse, name)
+            torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in op(A.to(dtype.to_real()), *parts, reverse, name)
         )
     else:
         h, last = op(A.to(dtype), b, h0, reverse, name)
