@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from carrel.attention import MHA, attention_scale
 from carrel.layers import KVCache, LinearScaling, NTKScaling, YaRNScaling
-from carrel.ops import entmax15, sparsemax
+from carrel.ops import entmax, entmax15, sparsemax
 from carrel.testing import check_streaming
 
 
@@ -97,7 +97,13 @@ def in_full(m, x):
     hidden = (distance < 0) | (distance >= (m.window or length))
     factor = attention_scale((~hidden).sum(1), d, m.scale, base=m.scale_base)[:, None]
     scores = factor * (q @ k.mT) / (d if m.scale == "gradmax-cosine" else 1)
-    rule = {"softmax": lambda s: torch.softmax(s, -1), "sparsemax": sparsemax, "entmax15": entmax15}[m.normalizer]
+    rule = {
+        "softmax": lambda s: torch.softmax(s, -1),
+        "sparsemax": sparsemax,
+        "entmax15": entmax15,
+        "entmax": lambda s: torch.stack([entmax(s[:, h], m.alpha[h].item()) for h in range(m.heads)], 1),
+        "relu2": lambda s: (p := s.clamp(min=0) ** 2) / p.sum(-1, keepdim=True).clamp(min=1e-300),
+    }[m.normalizer]
     o = rule(scores.masked_fill(hidden, -torch.inf)) @ v
     return o.transpose(1, 2).flatten(2) @ m.out.weight.T
 
@@ -112,6 +118,8 @@ VARIANTS = [
     {"window": 70, "heads": 6, "kv_heads": 2},
     {"window": 20, "scale": "entropy", "scale_base": 4.0},
     {"normalizer": "sparsemax"},
+    {"normalizer": "entmax", "heads": 6, "kv_heads": 3},
+    {"normalizer": "relu2"},
     {"normalizer": "entmax15", "heads": 6, "kv_heads": 2, "window": 5, "scale": "entropy"},
     {"rotary_scaling": LinearScaling(4)},
     {"rotary_scaling": NTKScaling(4), "rotary_base": 100.0},
@@ -173,6 +181,16 @@ def test_sparse_weights_have_zeros_and_gradients():
     m = mixer(4, 2, normalizer="entmax15", window=3)
     x, old = noise(1, 4, 4).requires_grad_(), noise(1, 2, 4, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, old: m(x, m(old)[1])[0], (x, old))
+
+
+def test_every_head_learns_an_alpha_of_its_own():
+    m, x = mixer(4, 2, normalizer="entmax"), noise(1, 4, 4)
+
+    def run(alpha):
+        return torch.func.functional_call(m, {"alpha": alpha}, (x,))[0]
+
+    assert torch.autograd.gradcheck(run, torch.tensor([1.3, 1.8], dtype=torch.float64, requires_grad=True))
+    assert "alpha" in MHA.no_weight_decay
 
 
 def test_gradients_of_blocks_are_those_of_the_definition():
@@ -368,7 +386,10 @@ def test_a_state_dict_that_does_not_fit_is_named():
         ({"rotary_base": 1.0}, "an even number of channels and a base above 1, not 4 and 1.0"),
         ({"head_dim": 0}, "head_dim of at least 1, not 0"),
         ({"window": 0}, "a window of at least 1, not 0"),
-        ({"normalizer": "max"}, "a normalizer among softmax, sparsemax, entmax15, not 'max'"),
+        (
+            {"normalizer": "max"},
+            "entmax15, entmax, taylor-softmax, relu2, not 'max'",
+        ),
         ({"scale": "best"}, "a rule among standard, entropy"),
         ({"scale": "entropy", "scale_base": 1.0}, "a finite base above 1, not 1.0"),
         ({"scale": "gradmax-cosine"}, "qk_norm for the scale gradmax-cosine"),

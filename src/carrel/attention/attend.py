@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from carrel.layers.state import visible
-from carrel.ops import entmax15, sparsemax
 
-Normalizer = Literal["softmax", "sparsemax", "entmax15"]
-NORMALIZERS: tuple[Normalizer, ...] = ("softmax", "sparsemax", "entmax15")
+from .normalizers import NORMALIZERS, normalize
+
+WEIGHTS = tuple(name for name in NORMALIZERS if name != "sparse-softmax")  # whose k early tokens could not fill
 _FEW = 16  # tokens; all queries of a group then lie in one matrix, so that torch reads keys and values once
 _LEAST_BLOCK = 64
 
@@ -24,7 +24,8 @@ def attend(
     pos: Tensor | None = None,
     *,
     window: int | None = None,
-    normalizer: Normalizer = "softmax",
+    normalizer: str = "softmax",
+    alpha: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """What the newest tokens take from all columns so far, their own included.
@@ -34,7 +35,8 @@ def attend(
         k, v: (batch, kv_heads, columns, head_dim).
         pos: (batch,), tokens that a row has seen, these included; None if every column is its own.
         window: columns that a token sees, itself included; None for all.
-        normalizer: what makes weights of scores; other than "softmax" they are held for all pairs.
+        normalizer: what makes weights of scores, one of `WEIGHTS`; other than "softmax" they are held for all pairs.
+        alpha: (heads,), of "entmax".
         scale: of the scores; head_dim^{-1/2} if None.
     Returns (batch, heads, length, head_dim).
     """
@@ -49,7 +51,7 @@ def attend(
     owned = torch.full((1,), columns, device=q.device) if pos is None else pos
     seen = visible(owned, columns, length, window)
     if normalizer != "softmax":
-        return _weighed(q, k, v, seen, normalizer, scale)
+        return _weighed(q, k, v, seen, normalizer, alpha, scale)
     if not grouped or length > _FEW:
         return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=grouped)
     group = q.shape[1] // k.shape[1]
@@ -58,14 +60,16 @@ def attend(
     return o.unflatten(2, (group, -1)).flatten(1, 2)
 
 
-def _weighed(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, normalizer: Normalizer, scale: float | None) -> Tensor:
+def _weighed(
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, normalizer: str, alpha: Tensor | None, scale: float | None
+) -> Tensor:
     if not q.shape[2]:
         return q  # and its path to the inputs
-    rule = {"sparsemax": sparsemax, "entmax15": entmax15}[normalizer]
     q = q.unflatten(1, (k.shape[1], -1))  # (batch, kv_heads, group, length, head_dim)
     scores = q @ k.unsqueeze(2).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    p = rule(scores.masked_fill(~seen.unsqueeze(1), -torch.inf))
+    options: dict[str, Any] = {} if alpha is None else {"alpha": alpha.view(*q.shape[1:3], 1, 1)}
+    p = normalize(scores, normalizer, mask=seen.unsqueeze(1), **options)
     return (p.to(v.dtype) @ v.unsqueeze(2)).flatten(1, 2)
 
 

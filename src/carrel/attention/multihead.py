@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from carrel.layers.rotary import RoPE, RotaryScaling, rotate
 from carrel.layers.state import KVCache
 from carrel.layers.transformers_weights import fill, renamed
 
-from .attend import NORMALIZERS, attend
+from .attend import WEIGHTS, attend
 from .scale import attention_scale
+
+_ALPHA = 1.5  # where a learnt one starts
 
 
 class MHA(Mixer):
@@ -42,8 +44,9 @@ class MHA(Mixer):
         scale_base: m of the rule "entropy".
         qk_norm: divide queries and keys by their root mean square and scale each channel, before the rotation.
         window: tokens that a token sees, itself included; all if None.
-        normalizer: what makes weights of scores. "sparsemax" and "entmax15" give exact zeros and hold all weights in
-            memory; "softmax" never does.
+        normalizer: what makes weights of scores, a name that :func:`carrel.attention.normalize` knows. "sparsemax",
+            "entmax15" and "entmax", which learns an alpha for each head, give exact zeros. All but "softmax" hold every
+            weight in memory.
     x, y: (batch, length, dim).   state: KVCache(k, v, pos), 2 G d numbers per token and row, keys already rotated; with
         a window the latest window - 1 tokens.
     Raises ValueError: heads does not divide dim, kv_heads does not divide heads, an odd head_dim with rotation, a
@@ -54,6 +57,8 @@ class MHA(Mixer):
     Source: arXiv:1706.03762, section 3.2; arXiv:1911.02150 and 2305.13245 for kv_heads, arXiv:2104.09864 for the
     rotation.
     """
+
+    no_weight_decay: ClassVar[frozenset[str]] = frozenset({"alpha"})
 
     def __init__(
         self,
@@ -68,7 +73,7 @@ class MHA(Mixer):
         scale_base: float = 512.0,
         qk_norm: bool = False,
         window: int | None = None,
-        normalizer: Literal["softmax", "sparsemax", "entmax15"] = "softmax",
+        normalizer: str = "softmax",
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -86,8 +91,8 @@ class MHA(Mixer):
             raise ValueError("MHA wants a rotary_base where there is a rotary_scaling")
         if window is not None and window < 1:
             raise ValueError(f"MHA wants a window of at least 1, not {window}")
-        if normalizer not in NORMALIZERS:
-            raise ValueError(f"MHA wants a normalizer among {', '.join(NORMALIZERS)}, not {normalizer!r}")
+        if normalizer not in WEIGHTS:
+            raise ValueError(f"MHA wants a normalizer among {', '.join(WEIGHTS)}, not {normalizer!r}")
         if scale == "gradmax-cosine" and not qk_norm:
             raise ValueError("MHA wants qk_norm for the scale gradmax-cosine, whose scores are cosines")
         attention_scale(1, head_dim, scale, base=scale_base)  # says what is wrong with them
@@ -96,6 +101,7 @@ class MHA(Mixer):
         self.rope = None if rotary_base is None else RoPE(head_dim, rotary_base, rotary_scaling)
         self.scale, self.scale_base = scale, scale_base
         self.window, self.normalizer = window, normalizer
+        self.alpha = nn.Parameter(torch.full((heads,), _ALPHA)) if normalizer == "entmax" else None
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * head_dim, bias=False)
         self.q_norm = RMSNorm(head_dim) if qk_norm else None
         self.k_norm = RMSNorm(head_dim) if qk_norm else None
@@ -122,7 +128,9 @@ class MHA(Mixer):
         else:
             after = state.append(k, v)
         pos = None if state is None else after.pos
-        o = attend(q, after.k, after.v, pos, window=self.window, normalizer=self.normalizer, scale=factor)
+        o = attend(
+            q, after.k, after.v, pos, window=self.window, normalizer=self.normalizer, alpha=self.alpha, scale=factor
+        )
         if self.window is not None:
             after = after.latest(self.window - 1)
         return self.out(o.transpose(1, 2).flatten(2)), after
