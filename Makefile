@@ -27,7 +27,7 @@ lint: dev  ## Style, types, import floors.
 	@$(BIN)/lint-imports --no-cache
 
 claims: dev  ## Run every experiment over three seeds and write its result; QUICK=1 runs the short form and writes nothing.
-	@$(BIN)/python -m carrel.atlas.claims $(if $(QUICK),--quick) $(SLUGS)
+	@$(BIN)/python -m carrel.atlas.claims $(if $(QUICK),--quick --jobs $(WORKERS)) $(SLUGS)
 
 compare: dev  ## Run the comparisons of docs/compare.md anew and write them down; keep the machine quiet meanwhile.
 	@$(BIN)/python -m carrel.atlas.compare.record $(TASKS)

@@ -41,11 +41,12 @@ def test_the_quick_form_writes_nothing(workshop):
     assert workshop.catalogue.result("made-up") is None
 
 
-def test_one_that_fails_is_named_and_the_others_are_still_run(workshop, capsys):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_that_fails_is_named_and_the_others_are_still_run(workshop, capsys, jobs):
     workshop.add("a-bad", "def run(*, seed, size):\n    raise ValueError('no')\n")
     workshop.add("b-wrong", workshop.good.replace("low=1", "low=5"))
     workshop.add("c-good")
-    assert run_claims(catalogue=workshop.catalogue) == [
+    assert run_claims(catalogue=workshop.catalogue, jobs=jobs) == [
         "a-bad did not finish",
         "b-wrong: size plus seed is 4, wanted ≥ 5",
     ]

@@ -1,15 +1,21 @@
 """``make claims``: run the experiments over three seeds; keep the full results, or only look with ``--quick``.
 
-    python -m carrel.atlas.claims [--quick] [SLUG…]
+    python -m carrel.atlas.claims [--quick] [--jobs N] [SLUG…]
+
+One experiment at a time, unless ``--jobs`` says how many: for the quick form, whose times nobody reads.
 
 Exit status 1 if an experiment does not finish or a check of one does not hold.
 """
 
 from __future__ import annotations
 
+import argparse
+import queue
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from carrel.atlas.catalogue import Catalogue, load_catalogue
@@ -19,21 +25,34 @@ from carrel.atlas.report import VERDICTS
 from carrel.atlas.runner import Runner
 
 
-def run_claims(slugs: Sequence[str] = (), *, quick: bool = False, catalogue: Catalogue | None = None) -> list[str]:
+def run_claims(
+    slugs: Sequence[str] = (), *, quick: bool = False, jobs: int = 1, catalogue: Catalogue | None = None
+) -> list[str]:
     """Run these methods (all by default), one line each; returns what did not hold, empty if all is well.
 
     The full form writes the committed result of every method whose checks hold.
     """
     catalogue = catalogue or load_catalogue()
     wrong: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch, Runner(catalogue, cache=Path(scratch)) as runner:
-        for slug in slugs or tuple(catalogue):
-            job = runner.wait(runner.submit(slug, quick=quick, fresh=True))
-            line, faults = _line(job)
-            print(line, flush=True)
-            wrong += faults
-            if job.result is not None and not faults and not quick:
-                write_committed(job.result, catalogue.results)
+    idle: queue.SimpleQueue[Runner] = queue.SimpleQueue()
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        for _ in range(jobs):
+            idle.put(stack.enter_context(Runner(catalogue, cache=Path(scratch))))
+
+        def finish(slug: str) -> Job:
+            runner = idle.get()
+            try:
+                return runner.wait(runner.submit(slug, quick=quick, fresh=True))
+            finally:
+                idle.put(runner)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            for job in pool.map(finish, slugs or tuple(catalogue)):
+                line, faults = _line(job)
+                print(line, flush=True)
+                wrong += faults
+                if job.result is not None and not faults and not quick:
+                    write_committed(job.result, catalogue.results)
     return wrong
 
 
@@ -52,12 +71,13 @@ def _line(job: Job) -> tuple[str, list[str]]:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    unknown = [word for word in words if word.startswith("-") and word != "--quick"]
-    if unknown:
-        sys.exit(f"no option {unknown[0]}; there is --quick")
+    parser = argparse.ArgumentParser(prog="python -m carrel.atlas.claims", description=__doc__.split("\n")[0])
+    parser.add_argument("slugs", nargs="*", metavar="SLUG", help="by default all")
+    parser.add_argument("--quick", action="store_true", help="the short form; writes nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
+    options = parser.parse_args()
     try:
-        faults = run_claims([word for word in words if word != "--quick"], quick="--quick" in words)
+        faults = run_claims(options.slugs, quick=options.quick, jobs=max(1, options.jobs))
     except (ValueError, LookupError) as error:
         sys.exit(str(error))
     sys.exit(1 if faults else 0)
