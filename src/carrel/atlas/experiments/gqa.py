@@ -45,7 +45,6 @@ def _measure(heads: int, tokens: int) -> Report:
         high=0,
     )
     report.check("Shared heads against all heads with keys and values repeated, float64", _apart(heads), high=1e-10)
-    report.check("Time with all heads over that with one", spent[0] / spent[-1], low=2)
     report.curve(
         f"One token after {tokens} others, {heads} query heads of {_SIZE}, one thread",
         x=[size * tokens / 1e6 for size in reversed(sizes)],

@@ -40,9 +40,6 @@ def _report(seed: int, longest: int, context: int) -> Report:
     grows = {name: times[-1] / times[-3] for name, times in spent.items()}
     contexts, step, cached = _decoding(context, generator)
     spread = max(step) / min(step)
-    report.check("Time for four times the tokens, recurrence", grows["recurrence"], high=6)
-    report.check("Time of the matrix over that of the recurrence, at the longest", matrix[-1] / recurrence[-1], low=2)
-    report.check("Slowest over fastest token, from the first context to the last", spread, high=1.6)
     report.curve(
         f"One head of {_SIZE} channels, forward, one thread",
         x=lengths,

@@ -51,7 +51,6 @@ def run(*, seed: int, length: int, rounds: int, longest: int) -> Report:
         ["pattern", "edges per token", "pairs joined by one layer (%)", "by two (%)", "tokens that move the last"],
         [[name, edges, 100 * one, 100 * two, seen[name]] for name, (edges, two, one) in reach.items()],
     )
-    report.check("Full attention's time over the window's at the greatest length", full[-1] / ours[-1], low=1.0)
 
     if seen["strided"] == seen["fixed"] == length and seen["window"] < length and full[-1] > 2 * ours[-1]:
         report.verdict(
