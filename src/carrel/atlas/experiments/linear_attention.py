@@ -36,7 +36,7 @@ def _report(seed: int, longest: int, context: int) -> Report:
     report = Report("linear-attention")
     report.check("Pieces and matrix against the whole, all features, float64", _disagreement(generator), high=1e-10)
     lengths, spent = _times(longest, generator)
-    recurrence, matrix, softmax = spent.values()
+    recurrence, _, softmax = spent.values()
     grows = {name: times[-1] / times[-3] for name, times in spent.items()}
     contexts, step, cached = _decoding(context, generator)
     spread = max(step) / min(step)
