@@ -9,6 +9,7 @@ from ._entmax import sparsemax as sparsemax
 from ._legs_scan import legs_scan as legs_scan
 from ._linear_scan import linear_scan as linear_scan
 from ._matrix_scan import matrix_scan as matrix_scan
+from ._relu2_attention import relu2_attention as relu2_attention
 from ._s4d_kernel import discretize_diagonal as discretize_diagonal
 from ._s4d_kernel import power_sums as power_sums
 from ._s4d_kernel import s4d_kernel as s4d_kernel
@@ -30,6 +31,7 @@ __all__ = [
     "linear_scan",
     "matrix_scan",
     "power_sums",
+    "relu2_attention",
     "s4d_kernel",
     "selective_scan",
     "ssd",
