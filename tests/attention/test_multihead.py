@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from carrel.attention import MHA, attention_scale
 from carrel.layers import KVCache, LinearScaling, NTKScaling, YaRNScaling
-from carrel.ops import entmax, entmax15, sparsemax
+from carrel.ops import entmax, entmax15, sparse_softmax, sparsemax
 from carrel.testing import check_streaming
 
 
@@ -102,6 +102,8 @@ def in_full(m, x):
         "sparsemax": sparsemax,
         "entmax15": entmax15,
         "entmax": lambda s: torch.stack([entmax(s[:, h], m.alpha[h].item()) for h in range(m.heads)], 1),
+        "sparse-softmax": lambda s: sparse_softmax(s, m.top_k),
+        "taylor-softmax": lambda s: (p := (1 + s + s**2 / 2).nan_to_num(0, 0, 0)) / p.sum(-1, keepdim=True),
         "relu2": lambda s: (p := s.clamp(min=0) ** 2) / p.sum(-1, keepdim=True).clamp(min=1e-300),
     }[m.normalizer]
     o = rule(scores.masked_fill(hidden, -torch.inf)) @ v
@@ -120,6 +122,9 @@ VARIANTS = [
     {"normalizer": "sparsemax"},
     {"normalizer": "entmax", "heads": 6, "kv_heads": 3},
     {"normalizer": "relu2"},
+    {"normalizer": "sparse-softmax", "top_k": 5, "heads": 6, "kv_heads": 3},
+    {"normalizer": "sparse-softmax", "top_k": 4, "window": 20},
+    {"normalizer": "taylor-softmax"},
     {"normalizer": "entmax15", "heads": 6, "kv_heads": 2, "window": 5, "scale": "entropy"},
     {"rotary_scaling": LinearScaling(4)},
     {"rotary_scaling": NTKScaling(4), "rotary_base": 100.0},
@@ -390,6 +395,9 @@ def test_a_state_dict_that_does_not_fit_is_named():
             {"normalizer": "max"},
             "entmax15, entmax, taylor-softmax, relu2, not 'max'",
         ),
+        ({"normalizer": "sparse-softmax"}, "top_k of at least 1 for sparse-softmax alone, not None for sparse-softmax"),
+        ({"normalizer": "sparse-softmax", "top_k": 0}, "top_k of at least 1 for sparse-softmax alone, not 0"),
+        ({"top_k": 3}, "top_k of at least 1 for sparse-softmax alone, not 3 for softmax"),
         ({"scale": "best"}, "a rule among standard, entropy"),
         ({"scale": "entropy", "scale_base": 1.0}, "a finite base above 1, not 1.0"),
         ({"scale": "gradmax-cosine"}, "qk_norm for the scale gradmax-cosine"),

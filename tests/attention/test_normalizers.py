@@ -9,7 +9,6 @@ from carrel.attention import (
     NORMALIZERS,
     entmax_loss,
     normalize,
-    sparse_softmax,
     sparse_softmax_loss,
     sparsemax_loss,
     taylor_softmax,
@@ -85,18 +84,6 @@ def test_a_row_without_a_visible_entry_is_zero_with_zero_gradient(kind):
 def test_a_shift_of_the_row_does_not_matter(kind):
     x = scores(3, 9)
     torch.testing.assert_close(named(x + 40, kind), named(x, kind), atol=1e-12, rtol=0)
-
-
-def test_sparse_softmax_keeps_exactly_k_and_of_equal_ones_the_first():
-    x = scores(20, 1000)
-    p = sparse_softmax(x, 10)
-    assert ((p > 0).sum(-1) == 10).all()
-    softmax = torch.softmax(x, -1)
-    share = softmax / softmax.topk(10).values.sum(-1, keepdim=True)
-    torch.testing.assert_close(p[p > 0], share[p > 0], atol=1e-13, rtol=0)
-    torch.testing.assert_close(sparse_softmax(x, 1000), softmax, atol=1e-15, rtol=0)
-    level = torch.tensor([0.0, 2.0, 1.0, 1.0, 2.0, 1.0], dtype=REAL)
-    assert (sparse_softmax(level, 3) > 0).tolist() == [False, True, True, False, True, False]
 
 
 def test_taylor_softmax_tends_to_softmax_and_its_order_two_is_a_product_of_features():
@@ -194,8 +181,8 @@ def test_sparse_softmax_loss_counts_the_right_class_in():
         (lambda x: normalize(x, mask=torch.ones(9, dtype=torch.bool)), r"broadcasts to \(2, 3\), not \(9,\)"),
         (lambda x: normalize(x.to(torch.complex64)), "floating point, not torch.complex64"),
         (lambda x: normalize(x[:, :0]), "at least one entry along axis -1"),
-        (lambda x: sparse_softmax(x, 4), "k from 1 to 3"),
-        (lambda x: sparse_softmax(x, 0), "k from 1 to 3"),
+        (lambda x: normalize(x, "sparse-softmax", k=4), "k from 1 to 3"),
+        (lambda x: sparse_softmax_loss(x, torch.tensor([0, 1]), 0), "k from 1 to 3"),
         (lambda x: taylor_softmax(x, 3), "even order of at least 2, not 3"),
         (lambda x: taylor_softmax(x, dim=2), "an axis of x of shape"),
         (lambda x: entmax_loss(x, torch.tensor([0, 1]), 0.5), "alpha to be at least 1, not 0.5"),

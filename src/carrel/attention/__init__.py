@@ -9,10 +9,13 @@ from .multihead import MHA as MHA
 from .normalizers import NORMALIZERS as NORMALIZERS
 from .normalizers import entmax_loss as entmax_loss
 from .normalizers import normalize as normalize
-from .normalizers import sparse_softmax as sparse_softmax
 from .normalizers import sparse_softmax_loss as sparse_softmax_loss
 from .normalizers import sparsemax_loss as sparsemax_loss
 from .normalizers import taylor_softmax as taylor_softmax
+from .partial import LargestPart as LargestPart
+from .partial import SoftmaxPart as SoftmaxPart
+from .partial import largest_part as largest_part
+from .partial import softmax_part as softmax_part
 from .performer import Performer as Performer
 from .performer import PerformerState as PerformerState
 from .performer import gaussian_directions as gaussian_directions

@@ -10,9 +10,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from carrel.layers.state import visible
 
-from .normalizers import NORMALIZERS, normalize
+from .normalizers import normalize
 
-WEIGHTS = tuple(name for name in NORMALIZERS if name != "sparse-softmax")  # whose k early tokens could not fill
 _FEW = 16  # tokens; all queries of a group then lie in one matrix, so that torch reads keys and values once
 _LEAST_BLOCK = 64
 
@@ -26,6 +25,7 @@ def attend(
     window: int | None = None,
     normalizer: str = "softmax",
     alpha: Tensor | None = None,
+    top_k: int | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """What the newest tokens take from all columns so far, their own included.
@@ -35,8 +35,9 @@ def attend(
         k, v: (batch, kv_heads, columns, head_dim).
         pos: (batch,), tokens that a row has seen, these included; None if every column is its own.
         window: columns that a token sees, itself included; None for all.
-        normalizer: what makes weights of scores, one of `WEIGHTS`; other than "softmax" they are held for all pairs.
+        normalizer: what makes weights of scores, a name of `normalize`; all but "softmax" hold them for all pairs.
         alpha: (heads,), of "entmax".
+        top_k: of "sparse-softmax"; tokens that see fewer columns keep them all.
         scale: of the scores; head_dim^{-1/2} if None.
     Returns (batch, heads, length, head_dim).
     """
@@ -51,7 +52,7 @@ def attend(
     owned = torch.full((1,), columns, device=q.device) if pos is None else pos
     seen = visible(owned, columns, length, window)
     if normalizer != "softmax":
-        return _weighed(q, k, v, seen, normalizer, alpha, scale)
+        return _weighed(q, k, v, seen, normalizer, alpha, top_k, scale)
     if not grouped or length > _FEW:
         return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=grouped)
     group = q.shape[1] // k.shape[1]
@@ -61,7 +62,14 @@ def attend(
 
 
 def _weighed(
-    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, normalizer: str, alpha: Tensor | None, scale: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: Tensor,
+    normalizer: str,
+    alpha: Tensor | None,
+    top_k: int | None,
+    scale: float | None,
 ) -> Tensor:
     if not q.shape[2]:
         return q  # and its path to the inputs
@@ -69,6 +77,8 @@ def _weighed(
     scores = q @ k.unsqueeze(2).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     options: dict[str, Any] = {} if alpha is None else {"alpha": alpha.view(*q.shape[1:3], 1, 1)}
+    if top_k is not None:
+        options["k"] = min(top_k, k.shape[2])
     p = normalize(scores, normalizer, mask=seen.unsqueeze(1), **options)
     return (p.to(v.dtype) @ v.unsqueeze(2)).flatten(1, 2)
 

@@ -14,7 +14,8 @@ from carrel.layers.rotary import RoPE, RotaryScaling, rotate
 from carrel.layers.state import KVCache
 from carrel.layers.transformers_weights import fill, renamed
 
-from .attend import WEIGHTS, attend
+from .attend import attend
+from .normalizers import NORMALIZERS
 from .scale import attention_scale
 
 _ALPHA = 1.5  # where a learnt one starts
@@ -45,12 +46,14 @@ class MHA(Mixer):
         qk_norm: divide queries and keys by their root mean square and scale each channel, before the rotation.
         window: tokens that a token sees, itself included; all if None.
         normalizer: what makes weights of scores, a name that :func:`carrel.attention.normalize` knows. "sparsemax",
-            "entmax15" and "entmax", which learns an alpha for each head, give exact zeros. All but "softmax" hold every
-            weight in memory.
+            "entmax15", "entmax", which learns an alpha for each head, and "sparse-softmax" give exact zeros. All but
+            "softmax" hold every weight in memory.
+        top_k: tokens that a query of "sparse-softmax" looks at, those of the largest scores; all where there are fewer.
     x, y: (batch, length, dim).   state: KVCache(k, v, pos), 2 G d numbers per token and row, keys already rotated; with
         a window the latest window - 1 tokens.
     Raises ValueError: heads does not divide dim, kv_heads does not divide heads, an odd head_dim with rotation, a
-        window below 1, an unknown scale or normalizer; x or the state of a wrong shape or type.
+        window below 1, an unknown scale or normalizer, top_k missing or without use; x or the state of a wrong shape or
+    type.
     Cost: 4 L² H d operations for L tokens, halved where the causal half is skipped, at most 8 L H d window with a
     window; one token after T others costs 4 T H d and reads each of the 2 T G d numbers once. Nothing of the cache is
     copied for it, if gradients are off.
@@ -74,6 +77,7 @@ class MHA(Mixer):
         qk_norm: bool = False,
         window: int | None = None,
         normalizer: str = "softmax",
+        top_k: int | None = None,
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -91,8 +95,10 @@ class MHA(Mixer):
             raise ValueError("MHA wants a rotary_base where there is a rotary_scaling")
         if window is not None and window < 1:
             raise ValueError(f"MHA wants a window of at least 1, not {window}")
-        if normalizer not in WEIGHTS:
-            raise ValueError(f"MHA wants a normalizer among {', '.join(WEIGHTS)}, not {normalizer!r}")
+        if normalizer not in NORMALIZERS:
+            raise ValueError(f"MHA wants a normalizer among {', '.join(NORMALIZERS)}, not {normalizer!r}")
+        if (top_k is None) is (normalizer == "sparse-softmax") or (top_k is not None and top_k < 1):
+            raise ValueError(f"MHA wants top_k of at least 1 for sparse-softmax alone, not {top_k} for {normalizer}")
         if scale == "gradmax-cosine" and not qk_norm:
             raise ValueError("MHA wants qk_norm for the scale gradmax-cosine, whose scores are cosines")
         attention_scale(1, head_dim, scale, base=scale_base)  # says what is wrong with them
@@ -100,7 +106,7 @@ class MHA(Mixer):
         self.rotary_base = rotary_base
         self.rope = None if rotary_base is None else RoPE(head_dim, rotary_base, rotary_scaling)
         self.scale, self.scale_base = scale, scale_base
-        self.window, self.normalizer = window, normalizer
+        self.window, self.normalizer, self.top_k = window, normalizer, top_k
         self.alpha = nn.Parameter(torch.full((heads,), _ALPHA)) if normalizer == "entmax" else None
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * head_dim, bias=False)
         self.q_norm = RMSNorm(head_dim) if qk_norm else None
@@ -129,7 +135,15 @@ class MHA(Mixer):
             after = state.append(k, v)
         pos = None if state is None else after.pos
         o = attend(
-            q, after.k, after.v, pos, window=self.window, normalizer=self.normalizer, alpha=self.alpha, scale=factor
+            q,
+            after.k,
+            after.v,
+            pos,
+            window=self.window,
+            normalizer=self.normalizer,
+            alpha=self.alpha,
+            top_k=self.top_k,
+            scale=factor,
         )
         if self.window is not None:
             after = after.latest(self.window - 1)

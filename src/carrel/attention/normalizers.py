@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from carrel.ops import entmax, entmax15, sparsemax
+from carrel.ops import entmax, entmax15, sparse_softmax, sparsemax
 
 NORMALIZERS: tuple[str, ...] = (
     "softmax",
@@ -59,24 +59,6 @@ def normalize(x: Tensor, kind: str = "softmax", dim: int = -1, mask: Tensor | No
                 f"normalize wants a mask that broadcasts to {tuple(x.shape)}, not {tuple(mask.shape)}"
             ) from None
     return rule(x, dim=dim, **options)
-
-
-def sparse_softmax(x: Tensor, k: int, dim: int = -1) -> Tensor:
-    r"""Softmax over the k largest scores of each row; the others get exactly 0, and no gradient.
-
-    .. math:: p_i = \frac{e^{x_i}}{\sum_{j \in \Omega_k} e^{x_j}} \;\text{ for } i \in \Omega_k, \qquad p_i = 0
-              \;\text{ else}
-
-    Args:
-        x: real, of any shape.
-        k: entries kept, from 1 to the size of the axis. Of equal scores the first are kept.
-        dim: the axis that sums to 1.
-    Returns p: like x.
-    Raises ValueError: k out of range, x not floating point or an axis that is not there.
-    Cost: one selection, without sorting the rest, and a softmax.   Source: arXiv:2112.12433.
-    """
-    _check(x, dim, "sparse_softmax")
-    return _softmax(torch.where(_largest(x, k, dim), x, -torch.inf), dim)
 
 
 def taylor_softmax(x: Tensor, order: int = 2, dim: int = -1) -> Tensor:
@@ -167,8 +149,8 @@ def sparse_softmax_loss(
     if target.is_floating_point():
         raise ValueError("sparse_softmax_loss wants the numbers of the right classes, not a distribution")
     right = _truth(x, target, "sparse_softmax_loss") > 0
-    kept = _largest(x, k, -1)
     wide = x.to(_wide(x))
+    kept = sparse_softmax(wide.detach(), k) > 0  # a weight that vanishes would add nothing to the sum
     chosen = torch.where(kept | right if include_target else kept, wide, -torch.inf)
     losses = torch.logsumexp(chosen, -1) - wide.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     return _reduce(losses.to(x.dtype), reduction, "sparse_softmax_loss")
@@ -210,16 +192,6 @@ def _relu2(x: Tensor, dim: int = -1) -> Tensor:
 def _shares(weight: Tensor, dim: int) -> Tensor:
     total = weight.sum(dim, keepdim=True)
     return weight / torch.where(total > 0, total, 1.0)
-
-
-def _largest(x: Tensor, k: int, dim: int) -> Tensor:
-    """Where the k largest are; of equal ones the first."""
-    if not isinstance(k, int) or not 1 <= k <= x.shape[dim]:
-        raise ValueError(f"sparse_softmax wants k from 1 to {x.shape[dim]}, the entries of a row, not {k}")
-    least = x.detach().topk(k, dim).values.amin(dim, keepdim=True)
-    above, level = x > least, x == least
-    room = k - above.sum(dim, keepdim=True)
-    return above | (level & (level.cumsum(dim) <= room))
 
 
 def _truth(x: Tensor, target: Tensor, name: str) -> Tensor:

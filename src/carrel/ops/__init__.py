@@ -15,6 +15,7 @@ from ._s4d_kernel import power_sums as power_sums
 from ._s4d_kernel import s4d_kernel as s4d_kernel
 from ._s4d_kernel import vandermonde as vandermonde
 from ._selective_scan import selective_scan as selective_scan
+from ._sparse_softmax import sparse_softmax as sparse_softmax
 from ._ssd import ssd as ssd
 from ._wkv import WKVState as WKVState
 from ._wkv import wkv as wkv
@@ -34,8 +35,9 @@ __all__ = [
     "relu2_attention",
     "s4d_kernel",
     "selective_scan",
-    "ssd",
+    "sparse_softmax",
     "sparsemax",
+    "ssd",
     "vandermonde",
     "wkv",
 ]
