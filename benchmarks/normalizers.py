@@ -1,4 +1,4 @@
-"""Sparse distributions beside the `entmax` package and torch.softmax."""
+"""Sparse distributions beside the `entmax` package, torch's selection of the largest, and torch.softmax."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from carrel.ops import entmax, entmax15, sparsemax
+from carrel.ops import entmax, entmax15, sparse_softmax, sparsemax
 
 from .case import Bar, Case, Problem, Side
 
 _ROWS, _ENTRIES, _SIZE = 4096, 1024, 2.0
 _SORTED, _PARTLY, _HALVED = "entmax package, sorting", "entmax package, its best 64 first", "entmax package, halving"
-_SOFTMAX = "torch softmax"
+_SOFTMAX, _TOPK = "torch softmax", "torch topk, softmax and scatter"
+_KEPT = 10
 
 
 def _both(f: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Side:
@@ -59,6 +60,24 @@ def _problem(ours: Callable[[Tensor], Tensor], alpha: float) -> Callable[[torch.
     return build
 
 
+def _selected(x: Tensor) -> Tensor:
+    values, index = x.topk(_KEPT, -1)
+    return torch.zeros_like(x).scatter(-1, index, torch.softmax(values, -1))
+
+
+def _largest(device: torch.device) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    x = (_SIZE * torch.randn(_ROWS, _ENTRIES, generator=generator)).to(device)
+    g = torch.randn(_ROWS, _ENTRIES, generator=generator).to(device)
+    ours = partial(sparse_softmax, k=_KEPT)
+
+    def check() -> float:
+        return float((_both(ours, x[:64], g[:64])() - _both(_selected, x[:64].double(), g[:64].double())()).abs().max())
+
+    sides = {"carrel": _both(ours, x, g), _TOPK: _both(_selected, x, g)}
+    return Problem(check, 1e-5, sides | {_SOFTMAX: _both(partial(torch.softmax, dim=-1), x, g)})
+
+
 _WORDS = f"forward and backward, {_ROWS} rows of {_ENTRIES}, float32, scores of size {_SIZE:g}"
 CASES = (
     Case("sparsemax", _WORDS, _problem(sparsemax, 2.0), bars=(Bar(_SORTED, 5), Bar(_PARTLY, 5))),
@@ -70,4 +89,5 @@ CASES = (
         bars=(Bar(_HALVED, 5),),
         rounds=5,
     ),
+    Case("sparse-softmax", f"the {_KEPT} largest, {_WORDS}", _largest, bars=(Bar(_TOPK, 1.2),)),
 )
