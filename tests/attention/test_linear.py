@@ -8,16 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from carrel.attention import LINEAR_FEATURES, LinearAttention, LinearAttentionState, linear_attention
+from carrel.attention import LINEAR_FEATURES, MHA, LinearAttention, LinearAttentionState, linear_attention
 from carrel.testing import check_streaming
 
 WAYS = [("elu1", True), ("elu1", False), ("relu", True), ("exp", True), ("exp", False), ("identity", False)]
+WAYS += [("taylor", True), ("taylor", False)]
 ALL = [*WAYS, ("efficient", True)]
 PHI = {
     "elu1": lambda x: torch.where(x > 0, x + 1, torch.exp(x)),
     "relu": lambda x: x.clamp(min=0),
     "exp": torch.exp,
     "identity": lambda x: x,
+    "taylor": lambda x: torch.cat([x[..., :1] ** 0, x, (x[..., None] * x[..., None, :]).flatten(-2) / 2**0.5], -1),
 }
 
 
@@ -165,6 +167,27 @@ def test_the_mixer_is_its_heads_projected():
     torch.testing.assert_close(mixer(x)[0], wanted, atol=1e-12, rtol=0)
 
 
+def test_keys_may_be_narrower_than_values():
+    torch.manual_seed(0)
+    mixer, x = LinearAttention(6, 2, key_dim=2).double(), torch.randn(2, 9, 6, dtype=torch.float64)
+    q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in mixer.qkv(x).split([4, 4, 6], -1))
+    wanted = functional.linear(as_matrix(q, k, v, "elu1", True).transpose(1, 2).flatten(2), mixer.out.weight)
+    torch.testing.assert_close(mixer(x)[0], wanted, atol=1e-12, rtol=0)
+    assert mixer(x)[1].S.shape == (2, 2, 2, 3)
+    check_streaming(mixer, 6)
+
+
+def test_taylor_attention_is_softmax_attention_with_the_polynomial_in_place_of_the_exponential():
+    torch.manual_seed(0)
+    linear = LinearAttention(12, 3, feature="taylor").double()
+    softmax = MHA(12, 3, normalizer="taylor-softmax", rotary_base=None).double()
+    softmax.load_state_dict(linear.state_dict())
+    x = 3 * torch.randn(2, 150, 12, dtype=torch.float64)
+    y, state = linear(x)
+    torch.testing.assert_close(y, softmax(x)[0], atol=1e-12, rtol=0)
+    assert state.S.shape == (2, 3, 1 + 4 + 10, 4)  # whatever came before
+
+
 def test_the_mixer_compiles_as_one_graph():
     torch.compiler.reset()
     for feature in ("elu1", "exp"):
@@ -177,7 +200,7 @@ def test_the_mixer_compiles_as_one_graph():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"feature": "cosine"}, "feature must be one of elu1, relu, exp, identity, efficient, got 'cosine'"),
+        ({"feature": "cosine"}, "feature must be one of elu1, relu, exp, identity, efficient, taylor, got 'cosine'"),
         ({"feature": "identity"}, "can be negative and needs normalize=False"),
         ({"feature": "efficient", "normalize": False}, "normalised by itself and needs normalize=True"),
         ({"k": torch.zeros(2, 2, 8, 3)}, "k must be (2, 2, 9, 3) like q and v (2, 2, 9, 'P'), got (2, 2, 8, 3)"),
@@ -202,6 +225,7 @@ def test_bad_input_is_named(arguments, sentence):
         ({"dim": 0}, "dim to be a whole number of at least 1, not 0"),
         ({"dim": 6, "heads": 4}, "heads that divide dim, or head_dim, not dim=6 and heads=4"),
         ({"dim": 6, "heads": 2, "feature": "identity"}, "needs normalize=False"),
+        ({"dim": 6, "heads": 2, "key_dim": 0}, "key_dim to be a whole number of at least 1, not 0"),
     ],
 )
 def test_bad_arguments_of_the_mixer_are_named(arguments, sentence):

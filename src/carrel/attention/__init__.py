@@ -34,4 +34,5 @@ from .transnormer import DiagAttention as DiagAttention
 from .transnormer import DiagAttentionState as DiagAttentionState
 from .transnormer import NormAttention as NormAttention
 from .transnormer import NormAttentionState as NormAttentionState
+from .taylor import taylor_features as taylor_features
 from .transnormer import TransNormerLayers as TransNormerLayers

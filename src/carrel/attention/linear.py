@@ -13,13 +13,15 @@ from carrel.layers.mixer import Mixer
 from carrel.ops import decay_attention, linear_scan
 
 from .heads import head_width, join_heads, split_heads
+from .taylor import taylor_features, taylor_size
 
-LINEAR_FEATURES = ("elu1", "relu", "exp", "identity", "efficient")
+LINEAR_FEATURES = ("elu1", "relu", "exp", "identity", "efficient", "taylor")
 _FORGOTTEN = -1e4  # the logarithm of a factor that is 0 in every type
 
 
 class LinearAttentionState(NamedTuple):
-    """The past as sums. S: (batch, heads, N, P), of keys' features times values; z: (batch, heads, N), of the features.
+    """The past as sums. S: (batch, heads, N, P), of keys' features times values; z: (batch, heads, N), of the features;
+    for "taylor" N counts its features, not the channels of the keys.
 
     top: (batch, heads, 1), or (batch, heads, N) for "efficient": the largest exponent so far, by which exponential
     features are scaled down in S and z. What a feature does not need has a last axis of 0.
@@ -49,6 +51,7 @@ def linear_attention(
               o_t = \frac{S_t^\top \phi(q_t)}{z_t \cdot \phi(q_t)}
 
     Features φ: "elu1" is elu(x) + 1, "relu" and "exp" say what they are, "identity" is x, which has no denominator.
+    "taylor" makes weights 1 + q·k + (q·k)²/2, see :func:`carrel.attention.taylor_features`: N² / 2 of them.
     "efficient" takes a softmax over the channels of q and one over all tokens so far in every channel of k,
     :math:`o_t = \sum_c \mathrm{softmax}(q_t)_c \, S_{tc} / z_{tc}` with φ(k) = exp(k).
 
@@ -67,7 +70,8 @@ def linear_attention(
 
     Returns o, (batch, heads, length, P), and the state after the last token, in float32 at least.
     Raises ValueError: shapes disagree, an unknown feature, one that cannot be normalised as asked.
-    Cost: 4 N P operations per token and head, constant memory per token; the denominator adds one pass over k.
+    Cost: 4 N P operations per token and head, constant memory per token; the denominator adds one pass over k. For
+    "taylor" N is the number of features.
     Source: Katharopoulos et al. 2020, arXiv:2006.16236, equations 9 to 12; Shen et al. 2018, arXiv:1812.01243, for
     "efficient", whose causal form is ours.
     """
@@ -173,9 +177,11 @@ def _features(q: Tensor, k: Tensor, feature: str, normalize: bool) -> tuple[Tens
     wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
     q, k = q.to(wide), k.to(wide)
     if feature == "elu1":
-        return functional.elu(q) + 1, functional.elu(k) + 1
+        return functional.elu(q).add_(1), functional.elu(k).add_(1)
     if feature == "relu":
         return functional.relu(q), functional.relu(k)
+    if feature == "taylor":
+        return taylor_features(q), taylor_features(k)
     if feature == "efficient":
         return torch.softmax(q, -1), k
     return (torch.exp(q - q.detach().amax(-1, keepdim=True)), k) if normalize else (torch.exp(q), torch.exp(k))
@@ -217,7 +223,7 @@ def _answers(asked: Tensor, S: Tensor, z: Tensor | None, eps: float, wide: torch
 
 
 def _over(o: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return o / weight.clamp(min=eps)
+    return o * weight.clamp(min=eps).reciprocal()  # one division per row, and half the passes of its derivative
 
 
 def _wide(q: Tensor, v: Tensor, state: LinearAttentionState | None) -> torch.dtype:
@@ -260,34 +266,55 @@ class LinearAttention(Mixer):
 
     q, k and v are linear in x. The past is a set without order, of which nothing is forgotten.
 
+    size = taylor_size(size) if feature == "taylor" else size
     Args:
         dim: width of x and y.
         heads: H.
-        feature: φ, one of `LINEAR_FEATURES`, see :func:`linear_attention`.
+        feature: φ, one of `LINEAR_FEATURES`, see :func:`linear_attention`. For "taylor", the second-order polynomial in
+            place of softmax's exponential, scores are divided by √d as there.
         normalize: False leaves the denominator out, as "identity" needs.
         head_dim: channels of a head; dim / heads if None.
     x, y: (batch, length, dim).   state: LinearAttentionState(S, z, top), constant size, in float32 at least.
     Raises ValueError: sizes below 1 or that do not divide, an unknown feature; x or the state of a wrong shape.
-    Cost: per token 8 dim² operations in projections and 4 dim · head_dim in the heads, whatever came before.
-    Source: arXiv:2006.16236, section 3.
+    Cost: per token 8 dim² operations in projections and 4 dim · key_dim in the heads, whatever came before; for
+    "taylor" 4 dim · N with N = 1 + key_dim + key_dim (key_dim + 1) / 2.
+    Source: arXiv:2006.16236, section 3; arXiv:2402.18668 for "taylor".
     """
 
     def __init__(
-        self, dim: int, heads: int = 4, *, feature: str = "elu1", normalize: bool = True, head_dim: int | None = None
+        self,
+        dim: int,
+        heads: int = 4,
+        *,
+        feature: str = "elu1",
+        normalize: bool = True,
+        head_dim: int | None = None,
+        key_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.head_dim = head_width("LinearAttention", dim, heads, head_dim)
         one = torch.zeros(1, 1, 0, 1)
         _check(one, one, one, None, feature, normalize)
         self.dim, self.heads, self.feature, self.normalize, self.chunk = dim, heads, feature, normalize, 64
-        self.qkv = nn.Linear(dim, 3 * heads * self.head_dim, bias=False)
+        self.qkv = nn.Linear(dim, heads * (2 * self.key_dim + self.head_dim), bias=False)
         self.out = nn.Linear(heads * self.head_dim, dim, bias=False)
+        key_dim: d, channels of a head's queries and keys; head_dim if None. "taylor" wants few, 16 or less.
 
     def forward(self, x: Tensor, state: LinearAttentionState | None = None) -> tuple[Tensor, LinearAttentionState]:
         self._check_input(x)
-        q, k, v = split_heads(self.qkv(x), 3, self.heads)
+        keys = self.heads * self.key_dim
+        both, values = self.qkv(x).split([2 * keys, self.heads * self.head_dim], -1)
+        if self.feature == "taylor":
+            both = both * self.key_dim**-0.25
+        (q, k), (v,) = split_heads(both, 2, self.heads), split_heads(values, 1, self.heads)
         o, state = linear_attention(q, k, v, state, feature=self.feature, normalize=self.normalize, chunk=self.chunk)
         return self.out(join_heads(o)), state
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, heads={self.heads}, feature={self.feature!r}, normalize={self.normalize}"
+        return (
+            f"{self.dim}, heads={self.heads}, key_dim={self.key_dim}, feature={self.feature!r}, "
+            f"normalize={self.normalize}"
+        )
+        self.key_dim = self.head_dim if key_dim is None else key_dim
+        if not isinstance(self.key_dim, int) or self.key_dim < 1:
+            raise ValueError(f"LinearAttention wants key_dim to be a whole number of at least 1, not {key_dim!r}")
