@@ -177,13 +177,13 @@ def _features(q: Tensor, k: Tensor, feature: str, normalize: bool) -> tuple[Tens
     wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
     q, k = q.to(wide), k.to(wide)
     if feature == "elu1":
-        return functional.elu(q).add_(1), functional.elu(k).add_(1)
+        return functional.elu(q) + 1, functional.elu(k) + 1
     if feature == "relu":
         return functional.relu(q), functional.relu(k)
-    if feature == "taylor":
-        return taylor_features(q), taylor_features(k)
     if feature == "efficient":
         return torch.softmax(q, -1), k
+    if feature == "taylor":
+        return taylor_features(q), taylor_features(k)
     return (torch.exp(q - q.detach().amax(-1, keepdim=True)), k) if normalize else (torch.exp(q), torch.exp(k))
 
 
@@ -223,7 +223,7 @@ def _answers(asked: Tensor, S: Tensor, z: Tensor | None, eps: float, wide: torch
 
 
 def _over(o: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return o * weight.clamp(min=eps).reciprocal()  # one division per row, and half the passes of its derivative
+    return o / weight.clamp(min=eps)
 
 
 def _wide(q: Tensor, v: Tensor, state: LinearAttentionState | None) -> torch.dtype:
@@ -250,6 +250,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, state: LinearAttentionState | None, 
     if not isinstance(state, LinearAttentionState):
         raise ValueError(f"linear_attention: state must be a LinearAttentionState, got {type(state).__name__}")
     batch, heads, _, size = q.shape
+    size = taylor_size(size) if feature == "taylor" else size
     tops = {"efficient": size, "exp": 1 if normalize else 0}.get(feature, 0)
     wanted = {"S": (size, v.shape[3]), "z": (size if normalize else 0,), "top": (tops,)}
     for name, rest in wanted.items():
@@ -266,7 +267,6 @@ class LinearAttention(Mixer):
 
     q, k and v are linear in x. The past is a set without order, of which nothing is forgotten.
 
-    size = taylor_size(size) if feature == "taylor" else size
     Args:
         dim: width of x and y.
         heads: H.
@@ -274,6 +274,7 @@ class LinearAttention(Mixer):
             place of softmax's exponential, scores are divided by √d as there.
         normalize: False leaves the denominator out, as "identity" needs.
         head_dim: channels of a head; dim / heads if None.
+        key_dim: d, channels of a head's queries and keys; head_dim if None. "taylor" wants few, 16 or less.
     x, y: (batch, length, dim).   state: LinearAttentionState(S, z, top), constant size, in float32 at least.
     Raises ValueError: sizes below 1 or that do not divide, an unknown feature; x or the state of a wrong shape.
     Cost: per token 8 dim² operations in projections and 4 dim · key_dim in the heads, whatever came before; for
@@ -293,12 +294,14 @@ class LinearAttention(Mixer):
     ) -> None:
         super().__init__()
         self.head_dim = head_width("LinearAttention", dim, heads, head_dim)
+        self.key_dim = self.head_dim if key_dim is None else key_dim
+        if not isinstance(self.key_dim, int) or self.key_dim < 1:
+            raise ValueError(f"LinearAttention wants key_dim to be a whole number of at least 1, not {key_dim!r}")
         one = torch.zeros(1, 1, 0, 1)
         _check(one, one, one, None, feature, normalize)
         self.dim, self.heads, self.feature, self.normalize, self.chunk = dim, heads, feature, normalize, 64
         self.qkv = nn.Linear(dim, heads * (2 * self.key_dim + self.head_dim), bias=False)
         self.out = nn.Linear(heads * self.head_dim, dim, bias=False)
-        key_dim: d, channels of a head's queries and keys; head_dim if None. "taylor" wants few, 16 or less.
 
     def forward(self, x: Tensor, state: LinearAttentionState | None = None) -> tuple[Tensor, LinearAttentionState]:
         self._check_input(x)
@@ -315,6 +318,3 @@ class LinearAttention(Mixer):
             f"{self.dim}, heads={self.heads}, key_dim={self.key_dim}, feature={self.feature!r}, "
             f"normalize={self.normalize}"
         )
-        self.key_dim = self.head_dim if key_dim is None else key_dim
-        if not isinstance(self.key_dim, int) or self.key_dim < 1:
-            raise ValueError(f"LinearAttention wants key_dim to be a whole number of at least 1, not {key_dim!r}")
