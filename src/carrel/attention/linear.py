@@ -105,11 +105,11 @@ def plain_sums(
         z = known.to(wide).sum(2) + (0 if state is None else state.z) if normalize else none
         o = _answers(asked, S, z if normalize else None, eps, wide)
         return o.to(v.dtype), LinearAttentionState(S, z, none)
-    o, S = decay_attention(asked, known, v, still, S, chunk=chunk, backend=backend)
     if not normalize:
+        o, S = decay_attention(asked, known, v, still, S, chunk=chunk, backend=backend)
         return o.to(v.dtype), LinearAttentionState(S, none, none)
-    zs, z = _running(known.to(wide), asked.new_ones((), dtype=wide), None if state is None else state.z, backend)
-    return _over(o, (asked * zs).sum(-1, keepdim=True), eps).to(v.dtype), LinearAttentionState(S, z, none)
+    o, S, z = _averages(asked, known, v, still, state, eps, chunk, backend)
+    return o.to(v.dtype), LinearAttentionState(S, z, none)
 
 
 def exponential_sums(
@@ -137,10 +137,8 @@ def exponential_sums(
         S = _total(known, v, None if state is None else state.S * kept.unsqueeze(-1), wide)
         z = known.to(wide).sum(2) + (0 if state is None else state.z * kept)
         return _answers(asked, S, z, eps, wide).to(v.dtype), LinearAttentionState(S, z, top)
-    before = (None, None) if state is None else (state.S, state.z)
-    o, S = decay_attention(asked, known, v, log_decay.squeeze(-1), before[0], chunk=chunk, backend=backend)
-    zs, z = _running(known.to(wide), torch.exp(log_decay), before[1], backend)
-    return _over(o, (asked * zs).sum(-1, keepdim=True), eps).to(v.dtype), LinearAttentionState(S, z, top)
+    o, S, z = _averages(asked, known, v, log_decay.squeeze(-1), state, eps, chunk, backend)
+    return o.to(v.dtype), LinearAttentionState(S, z, top)
 
 
 def _per_channel(
@@ -177,7 +175,7 @@ def _features(q: Tensor, k: Tensor, feature: str, normalize: bool) -> tuple[Tens
     wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
     q, k = q.to(wide), k.to(wide)
     if feature == "elu1":
-        return functional.elu(q) + 1, functional.elu(k) + 1
+        return functional.elu(q).add_(1), functional.elu(k).add_(1)
     if feature == "relu":
         return functional.relu(q), functional.relu(k)
     if feature == "efficient":
@@ -198,6 +196,24 @@ def _relative(peaks: Tensor, state: LinearAttentionState | None, causal: bool) -
             return top, top.squeeze(2), (before - top).nan_to_num(nan=0.0).clamp(min=_FORGOTTEN)
         tops = torch.cummax(tops, 2).values
         return tops[:, :, 1:], tops[:, :, -1], (tops[:, :, :-1] - tops[:, :, 1:]).clamp(min=_FORGOTTEN)
+
+
+def _averages(
+    asked: Tensor,
+    known: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    state: LinearAttentionState | None,
+    eps: float,
+    chunk: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """o, S and z: beside the values stands a 1, whose memory is z and whose answer is the denominator."""
+    values = torch.cat([v.to(_wide(asked, v, state)), v.new_ones((), dtype=asked.dtype).expand(*v.shape[:3], 1)], -1)
+    before = None if state is None else torch.cat([state.S, state.z.unsqueeze(-1)], -1)
+    o, S = decay_attention(asked, known, values, log_decay, before, chunk=chunk, backend=backend)
+    o, weight = o.split([v.shape[3], 1], -1)
+    return _over(o, weight, eps), S[..., :-1], S[..., -1]
 
 
 def _running(x: Tensor, kept: Tensor, start: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
@@ -223,7 +239,7 @@ def _answers(asked: Tensor, S: Tensor, z: Tensor | None, eps: float, wide: torch
 
 
 def _over(o: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return o / weight.clamp(min=eps)
+    return o * weight.clamp(min=eps).reciprocal()  # one division per row, and half the passes of its derivative
 
 
 def _wide(q: Tensor, v: Tensor, state: LinearAttentionState | None) -> torch.dtype:

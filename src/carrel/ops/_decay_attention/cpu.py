@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .._memory import array, fresh, over_blocks
-from .cpu_among_four import carry_k, carry_q, finish_decays, finish_dk, finish_dq, meet, no_dots, put_decays, total
+from .cpu_among_four import carry_k, carry_q, finish_decays, finish_dk, finish_dq, meet, over_channels, put_decays
 from .cpu_tokens import (
     AT_A,
     AT_DOT,
@@ -41,9 +41,11 @@ from .cpu_tokens import (
     TILE,
     kernel,
     load_state,
+    load_turned,
     plain,
     put,
     store_state,
+    store_turned,
     take,
 )
 from .cpu_walks import answer, ask_and_add, border, spread
@@ -62,17 +64,15 @@ def _load_tokens(w, m, k, v, decay, steps, i, heads, t, count, width, size, shar
     put(w, plain(AT_K), k, _start(steps[1], i, heads, t), count, size, plain(BLOCK), plain(LANES), ahead)
     put(m, plain(AT_V), v, _start(steps[2], i, heads, t), count, width, plain(ROWS), plain(TILE), ahead)
     put_decays(w, decay, _start(steps[3], i, heads, t), count, size, shared, exclusive, ahead, wrong)
-    carry_k(w, size)
+    carry_k(w, (size + LANES - 1) // LANES)
 
 
 @kernel
 def _forward(q, k, v, decay, o, steps, state, last, wrong, length, shared, exclusive, i0, i1, c0, c1):
     heads, size, width = state.shape[1:]
-    even, tiles = size + size % 2, (width + TILE - 1) // TILE
-    w = np.zeros((size + LANES - 1) // LANES * BLOCK, q.dtype)
-    m = np.zeros(tiles * ROWS, q.dtype)
-    S = np.zeros(tiles * even * TILE, q.dtype)
-    sums, among = np.zeros(10 * LANES, q.dtype), np.zeros(16, q.dtype)
+    blocks, tiles = (size + LANES - 1) // LANES, (width + TILE - 1) // TILE
+    w, m = np.zeros(blocks * BLOCK, q.dtype), np.zeros(tiles * ROWS, q.dtype)
+    S, among = np.zeros(tiles * size * TILE, q.dtype), np.zeros(16, q.dtype)
     own = q.dtype.type(0 if exclusive else 1)
     for i in range(i0, i1):
         load_state(S, state[i // heads, i % heads], size, width)
@@ -80,9 +80,8 @@ def _forward(q, k, v, decay, o, steps, state, last, wrong, length, shared, exclu
             count = min(4, length - t)
             put(w, plain(AT_Q), q, _start(steps[0], i, heads, t), count, size, plain(BLOCK), plain(LANES), plain(4))
             _load_tokens(w, m, k, v, decay, steps, i, heads, t, count, width, size, shared, exclusive, plain(4), wrong)
-            carry_q(w, size, own, sums, among)
-            for tile in range(tiles):
-                answer(S[tile * even * TILE :], w, m[tile * ROWS :], among, even)
+            carry_q(w, blocks, own, among)
+            answer(S, w, m, among, size, width)
             take(o, _start(steps[4], i, heads, t), m, plain(AT_O), count, width, plain(ROWS), plain(TILE))
         store_state(last[i // heads, i % heads], S, size, width)
 
@@ -93,16 +92,15 @@ def _backward(
     i0, i1, c0, c1,
 ):  # fmt: skip
     heads, size, width = state.shape[1:]
-    even, tiles = size + size % 2, (width + TILE - 1) // TILE
-    area = tiles * even * TILE
-    w = np.zeros((size + LANES - 1) // LANES * BLOCK, q.dtype)
-    m = np.zeros(tiles * ROWS, q.dtype)
+    blocks, tiles = (size + LANES - 1) // LANES, (width + TILE - 1) // TILE
+    area = blocks * LANES * width
+    w, m = np.zeros(blocks * BLOCK, q.dtype), np.zeros(tiles * ROWS, q.dtype)
     S, G = np.zeros(area, q.dtype), np.zeros(area, q.dtype)
     borders = np.zeros((length + chunk - 1) // chunk * area, q.dtype)  # S before every chunk
-    sums, among, met = np.zeros(10 * LANES, q.dtype), np.zeros(16, q.dtype), np.zeros(16, q.dtype)
+    among, met = np.zeros(16, q.dtype), np.zeros(16, q.dtype)
     own = q.dtype.type(0 if exclusive else 1)
     for i in range(i0, i1):
-        load_state(S, state[i // heads, i % heads], size, width)
+        load_turned(S, state[i // heads, i % heads], size, width)
         for t in range(0, length, 4):
             count = min(4, length - t)
             if t % chunk == 0:
@@ -112,38 +110,34 @@ def _backward(
             _load_tokens(w, m, k, v, decay, steps, i, heads, t, count, width, size, shared, exclusive, plain(4), wrong)
             put(m, plain(AT_G), g, _start(steps[4], i, heads, t), count, width, plain(ROWS), plain(TILE), plain(4))
             meet(m, tiles, own, met)
-            no_dots(w, size)
-            for tile in range(tiles):
-                ask_and_add(S[tile * even * TILE :], w, m[tile * ROWS :], AT_G, AT_V, AT_KA, even)
-            finish_dq(w, met, size)
+            ask_and_add(S, w, m, plain(AT_G), plain(AT_V), plain(AT_KA), width, blocks)
+            finish_dq(w, met, blocks)
             take(dq, _start(steps[5], i, heads, t), w, plain(AT_DQ), count, size, plain(BLOCK), plain(LANES))
-        load_state(G, g_last[i // heads, i % heads], size, width)
-        border(w, S, G, tiles, size)
+        load_turned(G, g_last[i // heads, i % heads], size, width)
+        border(w, S, 0, G, width, blocks)
         for t in range((length - 1) // 4 * 4, -1, -4):
             count = min(4, length - t)
             put(w, plain(AT_Q), q, _start(steps[0], i, heads, t), count, size, plain(BLOCK), plain(LANES), plain(-4))
             _load_tokens(w, m, k, v, decay, steps, i, heads, t, count, width, size, shared, exclusive, plain(-4), wrong)
             put(m, plain(AT_G), g, _start(steps[4], i, heads, t), count, width, plain(ROWS), plain(TILE), plain(-4))
             put(w, plain(AT_DQ), dq, _start(steps[5], i, heads, t), count, size, plain(BLOCK), plain(LANES), plain(-4))
-            carry_q(w, size, own, sums, among)
+            carry_q(w, blocks, own, among)
             meet(m, tiles, own, met)
-            no_dots(w, size)
-            for tile in range(tiles):
-                spread(G[tile * even * TILE :], w, m[tile * ROWS :], among, even)
-                ask_and_add(G[tile * even * TILE :], w, m[tile * ROWS :], AT_V, AT_G, AT_QA, even)
-            finish_dk(w, met, size)
-            finish_decays(w, own, size)
+            spread(G, w, m, among, width, blocks)
+            ask_and_add(G, w, m, plain(AT_V), plain(AT_G), plain(AT_QA), width, blocks)
+            finish_dk(w, met, blocks)
+            finish_decays(w, own, blocks)
             take(dk, _start(steps[6], i, heads, t), w, plain(AT_DOT), count, size, plain(BLOCK), plain(LANES))
             take(dv, _start(steps[7], i, heads, t), m, plain(AT_O), count, width, plain(ROWS), plain(TILE))
             start = _start(steps[8], i, heads, t)
             if shared:
                 for r in range(count):
-                    d_decay[start[0] + r * start[1]] = total(w[AT_A + r * LANES :], size)
+                    d_decay[start[0] + r * start[1]] = over_channels(w, AT_A + r * LANES, blocks)
             else:
                 take(d_decay, start, w, plain(AT_A), count, size, plain(BLOCK), plain(LANES))
             if t and t % chunk == 0:
-                border(w, borders[t // chunk * area :], G, tiles, size)
-        store_state(d_state[i // heads, i % heads], G, size, width)
+                border(w, borders, t // chunk * area, G, width, blocks)
+        store_turned(d_state[i // heads, i % heads], G, size, width)
 
 
 Placed = tuple[np.ndarray[Any, Any], tuple[int, ...]]

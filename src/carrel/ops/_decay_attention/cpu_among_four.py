@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._selective_scan.vector_math import LOG2E, exp2
+from .._vectors import every, kept, lanes, load, plus, same, store, times, times_plus, total
 from .cpu_tokens import (
     AT_A,
     AT_D,
@@ -30,20 +31,21 @@ from .cpu_tokens import (
 def put_decays(w, log_decay, start, count, size, shared, exclusive, ahead, wrong):
     """a and f of four tokens; ``wrong[0]`` becomes 1 where there is growth."""
     one, zero, to_two = w.dtype.type(1), w.dtype.type(0), w.dtype.type(LOG2E)
-    growth = zero
+    growth, step = zero, lanes(w)
     if shared:
         for r in range(4):
             known = log_decay[start[0] + r * start[1]] if r < count else zero
             growth += max(known, zero)
             a = exp2(min(known, zero) * to_two)
-            for block in range((size + LANES - 1) // LANES):
-                for c in range(LANES):
-                    w[block * BLOCK + AT_A + r * LANES + c] = a
+            f = one if exclusive else a
+            for first in range(0, size, LANES):
+                for n in range(first // LANES * BLOCK + r * LANES, first // LANES * BLOCK + (r + 1) * LANES, step):
+                    store(w, n + AT_A, every(a))
+                    store(w, n + AT_F, every(f))
     else:
         put(w, plain(AT_A), log_decay, start, count, size, plain(BLOCK), plain(LANES), ahead)
-    for first in range(0, size, LANES):
-        b = w[first // LANES * BLOCK : (first // LANES + 1) * BLOCK]
-        if not shared:
+        for first in range(0, size, LANES):
+            b = w[first // LANES * BLOCK : (first // LANES + 1) * BLOCK]
             for c in range(4 * LANES):
                 growth += max(b[AT_A + c], zero)
                 b[AT_A + c] = exp2(min(b[AT_A + c], zero) * to_two)
@@ -52,167 +54,147 @@ def put_decays(w, log_decay, start, count, size, shared, exclusive, ahead, wrong
                 b[AT_A + LANES + c] = zero
                 b[AT_A + 2 * LANES + c] = zero
                 b[AT_A + 3 * LANES + c] = zero
-        for c in range(4 * LANES):
-            b[AT_F + c] = one if exclusive else b[AT_A + c]
+            for c in range(4 * LANES):
+                b[AT_F + c] = one if exclusive else b[AT_A + c]
     if growth > zero:
         wrong[0] = 1
 
 
 @kernel
-def carry_k(w, size):
-    """k times the decays after it, and the product of all four."""
-    for first in range(0, size, LANES):
-        b = w[first // LANES * BLOCK : (first // LANES + 1) * BLOCK]
-        for c in range(LANES):
-            a1, a2, a3 = b[AT_A + LANES + c], b[AT_A + 2 * LANES + c], b[AT_A + 3 * LANES + c]
-            a32 = a3 * a2
-            a321 = a32 * a1
-            b[AT_KA + c] = b[AT_K + c] * a321
-            b[AT_KA + LANES + c] = b[AT_K + LANES + c] * a32
-            b[AT_KA + 2 * LANES + c] = b[AT_K + 2 * LANES + c] * a3
-            b[AT_KA + 3 * LANES + c] = b[AT_K + 3 * LANES + c]
-            b[AT_D + c] = a321 * b[AT_A + c]
+def _four(w, at, step):
+    """A row of each of the four tokens."""
+    return load(w, at), load(w, at + step), load(w, at + 2 * step), load(w, at + 3 * step)
 
 
 @kernel
-def carry_q(w, size, own, sums, among):
+def _put_four(w, at, step, x0, x1, x2, x3):
+    store(w, at, x0)
+    store(w, at + step, x1)
+    store(w, at + 2 * step, x2)
+    store(w, at + 3 * step, x3)
+
+
+@kernel
+def carry_k(w, blocks):
+    """k times the decays after it, and the product of all four."""
+    for block in range(blocks):
+        for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
+            a0, a1, a2, a3 = _four(w, n + AT_A, LANES)
+            k0, k1, k2, k3 = _four(w, n + AT_K, LANES)
+            a32 = times(a3, a2)
+            a321 = times(a32, a1)
+            _put_four(w, n + AT_KA, LANES, times(k0, a321), times(k1, a32), times(k2, a3), k3)
+            store(w, n + AT_D, times(a321, a0))
+
+
+@kernel
+def carry_q(w, blocks, own, among):
     """q times the decays before it; and ``among[4 r + j]``, what token r sees of token j <= r."""
-    zero = w.dtype.type(0)
-    for c in range(10 * LANES):
-        sums[c] = zero
-    for first in range(0, size, LANES):
-        b = w[first // LANES * BLOCK : (first // LANES + 1) * BLOCK]
-        for c in range(LANES):
-            a0, a1, a2 = b[AT_A + c], b[AT_A + LANES + c], b[AT_A + 2 * LANES + c]
-            q0, q1, q2, q3 = b[AT_Q + c], b[AT_Q + LANES + c], b[AT_Q + 2 * LANES + c], b[AT_Q + 3 * LANES + c]
-            k0, k1, k2, k3 = b[AT_K + c], b[AT_K + LANES + c], b[AT_K + 2 * LANES + c], b[AT_K + 3 * LANES + c]
-            sums[c] += q0 * k0
-            sums[LANES + c] += q1 * k1
-            sums[2 * LANES + c] += q2 * k2
-            sums[3 * LANES + c] += q3 * k3
-            b[AT_QA + c] = q0 * b[AT_F + c]
-            q1 *= b[AT_F + LANES + c]
-            q2 *= b[AT_F + 2 * LANES + c]
-            q3 *= b[AT_F + 3 * LANES + c]
-            sums[4 * LANES + c] += q1 * k0
-            sums[5 * LANES + c] += q2 * k1
-            sums[6 * LANES + c] += q3 * k2
-            b[AT_QA + LANES + c] = q1 * a0
-            q2 *= a1
-            q3 *= a2
-            sums[7 * LANES + c] += q2 * k0
-            sums[8 * LANES + c] += q3 * k1
-            b[AT_QA + 2 * LANES + c] = q2 * a0
-            q3 *= a1
-            sums[9 * LANES + c] += q3 * k0
-            b[AT_QA + 3 * LANES + c] = q3 * a0
-    for pair, (r, j) in enumerate(((0, 0), (1, 1), (2, 2), (3, 3), (1, 0), (2, 1), (3, 2), (2, 0), (3, 1), (3, 0))):
-        total = zero
-        for c in range(LANES):
-            total += sums[pair * LANES + c]
-        among[4 * r + j] = total * own if r == j else total
+    s00 = s11 = s22 = s33 = s10 = s21 = s32 = s20 = s31 = s30 = every(w.dtype.type(0))
+    for block in range(blocks):
+        for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
+            q0, q1, q2, q3 = _four(w, n + AT_Q, LANES)
+            k0, k1, k2, k3 = _four(w, n + AT_K, LANES)
+            s00, s11 = times_plus(q0, k0, s00), times_plus(q1, k1, s11)
+            s22, s33 = times_plus(q2, k2, s22), times_plus(q3, k3, s33)
+            f0, f1, f2, f3 = _four(w, n + AT_F, LANES)
+            q0, q1, q2, q3 = times(q0, f0), times(q1, f1), times(q2, f2), times(q3, f3)
+            s10, s21, s32 = times_plus(q1, k0, s10), times_plus(q2, k1, s21), times_plus(q3, k2, s32)
+            a0, a1, a2 = load(w, n + AT_A), load(w, n + AT_A + LANES), load(w, n + AT_A + 2 * LANES)
+            q2, q3 = times(q2, a1), times(q3, a2)
+            s20, s31 = times_plus(q2, k0, s20), times_plus(q3, k1, s31)
+            q3 = times(q3, a1)
+            s30 = times_plus(q3, k0, s30)
+            _put_four(w, n + AT_QA, LANES, q0, times(q1, a0), times(q2, a0), times(q3, a0))
+    among[0], among[5], among[10], among[15] = own * total(s00), own * total(s11), own * total(s22), own * total(s33)
+    among[4], among[9], among[14] = total(s10), total(s21), total(s32)
+    among[8], among[13], among[12] = total(s20), total(s31), total(s30)
 
 
 @kernel
 def meet(m, tiles, own, met):
     """``met[4 r + j]``: the gradient of token r's answer times the value of token j <= r."""
-    s00 = s11 = s22 = s33 = s10 = s21 = s32 = s20 = s31 = s30 = m.dtype.type(0)
+    s00 = s11 = s22 = s33 = s10 = s21 = s32 = s20 = s31 = s30 = every(m.dtype.type(0))
     for tile in range(tiles):
-        b = m[tile * ROWS : (tile + 1) * ROWS]
-        for p in range(TILE):
-            v0, v1, v2, v3 = b[AT_V + p], b[AT_V + TILE + p], b[AT_V + 2 * TILE + p], b[AT_V + 3 * TILE + p]
-            g0, g1, g2, g3 = b[AT_G + p], b[AT_G + TILE + p], b[AT_G + 2 * TILE + p], b[AT_G + 3 * TILE + p]
-            s00 += g0 * v0
-            s11 += g1 * v1
-            s22 += g2 * v2
-            s33 += g3 * v3
-            s10 += g1 * v0
-            s21 += g2 * v1
-            s32 += g3 * v2
-            s20 += g2 * v0
-            s31 += g3 * v1
-            s30 += g3 * v0
-    met[0], met[5], met[10], met[15] = own * s00, own * s11, own * s22, own * s33
-    met[4], met[9], met[14], met[8], met[13], met[12] = s10, s21, s32, s20, s31, s30
+        for p in range(tile * ROWS, tile * ROWS + TILE, lanes(m)):
+            v0, v1, v2, v3 = _four(m, p + AT_V, TILE)
+            g0, g1, g2, g3 = _four(m, p + AT_G, TILE)
+            s00, s11 = times_plus(g0, v0, s00), times_plus(g1, v1, s11)
+            s22, s33 = times_plus(g2, v2, s22), times_plus(g3, v3, s33)
+            s10, s21, s32 = times_plus(g1, v0, s10), times_plus(g2, v1, s21), times_plus(g3, v2, s32)
+            s20, s31, s30 = times_plus(g2, v0, s20), times_plus(g3, v1, s31), times_plus(g3, v0, s30)
+    met[0], met[5], met[10], met[15] = own * total(s00), own * total(s11), own * total(s22), own * total(s33)
+    met[4], met[9], met[14] = total(s10), total(s21), total(s32)
+    met[8], met[13], met[12] = total(s20), total(s31), total(s30)
 
 
 @kernel
-def no_dots(w, size):
-    for first in range(0, size, LANES):
-        dots = w[first // LANES * BLOCK + AT_DOT : first // LANES * BLOCK + AT_DOT + 4 * LANES]
-        for c in range(4 * LANES):
-            dots[c] = 0
-
-
-@kernel
-def finish_dq(w, met, size):
+def finish_dq(w, met, blocks):
     """dq of four tokens from the dots of S with their gradients."""
-    for first in range(0, size, LANES):
-        b = w[first // LANES * BLOCK : (first // LANES + 1) * BLOCK]
-        for c in range(LANES):
-            a0, a1, a2 = b[AT_A + c], b[AT_A + LANES + c], b[AT_A + 2 * LANES + c]
-            k0, k1, k2, k3 = b[AT_K + c], b[AT_K + LANES + c], b[AT_K + 2 * LANES + c], b[AT_K + 3 * LANES + c]
-            x1 = a0 * b[AT_DOT + LANES + c] + k0 * met[4]
-            x2 = a1 * (a0 * b[AT_DOT + 2 * LANES + c] + k0 * met[8]) + k1 * met[9]
-            x3 = a2 * (a1 * (a0 * b[AT_DOT + 3 * LANES + c] + k0 * met[12]) + k1 * met[13]) + k2 * met[14]
-            b[AT_DQ + c] = b[AT_F + c] * b[AT_DOT + c] + k0 * met[0]
-            b[AT_DQ + LANES + c] = b[AT_F + LANES + c] * x1 + k1 * met[5]
-            b[AT_DQ + 2 * LANES + c] = b[AT_F + 2 * LANES + c] * x2 + k2 * met[10]
-            b[AT_DQ + 3 * LANES + c] = b[AT_F + 3 * LANES + c] * x3 + k3 * met[15]
+    for block in range(blocks):
+        for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
+            a0, a1, a2 = load(w, n + AT_A), load(w, n + AT_A + LANES), load(w, n + AT_A + 2 * LANES)
+            f0, f1, f2, f3 = _four(w, n + AT_F, LANES)
+            k0, k1, k2, k3 = _four(w, n + AT_K, LANES)
+            x0, x1, x2, x3 = _four(w, n + AT_DOT, LANES)
+            x1, x2, x3 = times(a0, x1), times(a0, x2), times(a0, x3)
+            x1, x2 = times_plus(k0, same(met, 4), x1), times_plus(k0, same(met, 8), x2)
+            x3 = times_plus(a1, times_plus(k0, same(met, 12), x3), times(k1, same(met, 13)))
+            x2 = times_plus(a1, x2, times(k1, same(met, 9)))
+            x3 = times_plus(a2, x3, times(k2, same(met, 14)))
+            x0 = times_plus(f0, x0, times(k0, same(met, 0)))
+            x1 = times_plus(f1, x1, times(k1, same(met, 5)))
+            x2 = times_plus(f2, x2, times(k2, same(met, 10)))
+            x3 = times_plus(f3, x3, times(k3, same(met, 15)))
+            _put_four(w, n + AT_DQ, LANES, x0, x1, x2, x3)
 
 
 @kernel
-def finish_dk(w, met, size):
+def finish_dk(w, met, blocks):
     """dk of four tokens from the dots of G with their values, in their place."""
-    for first in range(0, size, LANES):
-        b = w[first // LANES * BLOCK : (first // LANES + 1) * BLOCK]
-        for c in range(LANES):
-            a1, a2, a3 = b[AT_A + LANES + c], b[AT_A + 2 * LANES + c], b[AT_A + 3 * LANES + c]
-            q0, q1, q2, q3 = b[AT_Q + c], b[AT_Q + LANES + c], b[AT_Q + 2 * LANES + c], b[AT_Q + 3 * LANES + c]
-            f1, f2, f3 = b[AT_F + LANES + c] * q1, b[AT_F + 2 * LANES + c] * q2, b[AT_F + 3 * LANES + c] * q3
-            x0 = a2 * (a3 * b[AT_DOT + c] + f3 * met[12]) + f2 * met[8]
-            x1 = a3 * b[AT_DOT + LANES + c] + f3 * met[13]
-            b[AT_DOT + c] = a1 * x0 + f1 * met[4] + q0 * met[0]
-            b[AT_DOT + LANES + c] = a2 * x1 + f2 * met[9] + q1 * met[5]
-            b[AT_DOT + 2 * LANES + c] = a3 * b[AT_DOT + 2 * LANES + c] + f3 * met[14] + q2 * met[10]
-            b[AT_DOT + 3 * LANES + c] += q3 * met[15]
+    for block in range(blocks):
+        for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
+            a1, a2, a3 = load(w, n + AT_A + LANES), load(w, n + AT_A + 2 * LANES), load(w, n + AT_A + 3 * LANES)
+            q0, q1, q2, q3 = _four(w, n + AT_Q, LANES)
+            f1, f2 = times(load(w, n + AT_F + LANES), q1), times(load(w, n + AT_F + 2 * LANES), q2)
+            f3 = times(load(w, n + AT_F + 3 * LANES), q3)
+            x0, x1, x2, x3 = _four(w, n + AT_DOT, LANES)
+            x0, x1, x2 = times(a3, x0), times(a3, x1), times(a3, x2)
+            x0, x1 = times_plus(f3, same(met, 12), x0), times_plus(f3, same(met, 13), x1)
+            x0, x1 = times(a2, x0), times(a2, x1)
+            x0 = times(a1, times_plus(f2, same(met, 8), x0))
+            x1 = times_plus(f2, same(met, 9), x1)
+            x2 = times_plus(f3, same(met, 14), x2)
+            x0 = times_plus(f1, same(met, 4), times_plus(q0, same(met, 0), x0))
+            x1 = times_plus(q1, same(met, 5), x1)
+            x2 = times_plus(q2, same(met, 10), x2)
+            x3 = times_plus(q3, same(met, 15), x3)
+            _put_four(w, n + AT_DOT, LANES, x0, x1, x2, x3)
 
 
 @kernel
-def total(row, size):
-    """The sum over all channels of a row whose first block starts where ``row`` does."""
-    total = row.dtype.type(0)
-    for first in range(0, size, LANES):
-        block = row[first // LANES * BLOCK : first // LANES * BLOCK + LANES]
-        for c in range(LANES):
-            total += block[c]
-    return total
-
-
-@kernel
-def finish_decays(w, own, size):
+def finish_decays(w, own, blocks):
     """From q, dq, k, dk and X after the four tokens: their gradients in the place of a, and X before them."""
-    one, zero = w.dtype.type(1), w.dtype.type(0)
-    for first in range(0, size, LANES):
-        b = w[first // LANES * BLOCK : (first // LANES + 1) * BLOCK]
-        for c in range(LANES):
-            asked = b[AT_Q + 3 * LANES + c] * b[AT_DQ + 3 * LANES + c]
-            x3 = b[AT_X + c] + own * asked - b[AT_K + 3 * LANES + c] * b[AT_DOT + 3 * LANES + c]
-            x3 = x3 if b[AT_A + 3 * LANES + c] > zero else zero
-            before = x3 + (one - own) * asked
-            asked = b[AT_Q + 2 * LANES + c] * b[AT_DQ + 2 * LANES + c]
-            x2 = before + own * asked - b[AT_K + 2 * LANES + c] * b[AT_DOT + 2 * LANES + c]
-            x2 = x2 if b[AT_A + 2 * LANES + c] > zero else zero
-            before = x2 + (one - own) * asked
-            asked = b[AT_Q + LANES + c] * b[AT_DQ + LANES + c]
-            x1 = before + own * asked - b[AT_K + LANES + c] * b[AT_DOT + LANES + c]
-            x1 = x1 if b[AT_A + LANES + c] > zero else zero
-            before = x1 + (one - own) * asked
-            asked = b[AT_Q + c] * b[AT_DQ + c]
-            x0 = before + own * asked - b[AT_K + c] * b[AT_DOT + c]
-            x0 = x0 if b[AT_A + c] > zero else zero
-            b[AT_X + c] = x0 + (one - own) * asked
-            b[AT_A + c] = x0
-            b[AT_A + LANES + c] = x1
-            b[AT_A + 2 * LANES + c] = x2
-            b[AT_A + 3 * LANES + c] = x3
+    now, later = every(own), every(w.dtype.type(1) - own)  # which of the two memories a token's q asks
+    minus = every(w.dtype.type(-1))
+    for block in range(blocks):
+        for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
+            x = load(w, n + AT_X)
+            for r in range(3, -1, -1):
+                at = n + r * LANES
+                asked = times(load(w, at + AT_Q), load(w, at + AT_DQ))
+                left = times(minus, times(load(w, at + AT_K), load(w, at + AT_DOT)))
+                x = kept(plus(times_plus(now, asked, x), left), load(w, at + AT_A))
+                store(w, at + AT_A, x)
+                x = times_plus(later, asked, x)
+            store(w, n + AT_X, x)
+
+
+@kernel
+def over_channels(w, at, blocks):
+    """The sum over all channels of the row that lies ``at`` a place in each block."""
+    x = every(w.dtype.type(0))
+    for block in range(blocks):
+        for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
+            x = plus(x, load(w, n + at))
+    return total(x)

@@ -111,22 +111,29 @@ def take(to, start, source, place, count, width, step, row):
 
 @kernel
 def load_state(S, source, size, width):
-    """(N, P) into tiles of TILE columns with an even number of rows; what lies beyond stays 0."""
-    even = size + size % 2
+    """(N, P) into tiles of TILE columns; what lies beyond stays 0."""
     for n in range(size):
-        for first in range(0, width, TILE):
-            some = min(TILE, width - first)
-            here, there = source[n, first : first + some], S[(first // TILE * even + n) * TILE :]
-            for p in range(some):
-                there[p] = here[p]
+        for p in range(width):
+            S[(p // TILE * size + n) * TILE + p % TILE] = source[n, p]
 
 
 @kernel
 def store_state(to, S, size, width):
-    even = size + size % 2
     for n in range(size):
-        for first in range(0, width, TILE):
-            some = min(TILE, width - first)
-            there, here = to[n, first : first + some], S[(first // TILE * even + n) * TILE :]
-            for p in range(some):
-                there[p] = here[p]
+        for p in range(width):
+            to[n, p] = S[(p // TILE * size + n) * TILE + p % TILE]
+
+
+@kernel
+def load_turned(S, source, size, width):
+    """(N, P) into blocks of LANES channels."""
+    for n in range(size):
+        for p in range(width):
+            S[(n // LANES * width + p) * LANES + n % LANES] = source[n, p]
+
+
+@kernel
+def store_turned(to, S, size, width):
+    for n in range(size):
+        for p in range(width):
+            to[n, p] = S[(n // LANES * width + p) * LANES + n % LANES]
