@@ -20,6 +20,7 @@ import torch
 from .case import Case, Problem
 from .cases import CASES
 from .machine import machine, slug, versions
+from .memory import peak_bytes
 from .timing import Timing, interleave
 
 _RESULTS = Path(__file__).parent / "results"
@@ -38,6 +39,7 @@ def run(case: Case, *, threads: int, rounds: int | None) -> dict[str, object]:
     )
     ours = timings[0]
     ratios = {t.name: t.over(ours) for t in timings}
+    peaks = {name: peak_bytes(side, device) for name, side in problem.sides.items()} if problem.memory else {}
     return {
         "case": case.name,
         "about": case.about,
@@ -47,7 +49,7 @@ def run(case: Case, *, threads: int, rounds: int | None) -> dict[str, object]:
         "error": error,
         "machine": machine(device),
         "versions": versions(),
-        "sides": [_side(t, ratios[t.name], problem) for t in timings],
+        "sides": [_side(t, ratios[t.name], problem, peaks.get(t.name)) for t in timings],
         "absent": problem.absent,
         "bars": [
             {"peer": bar.peer, "low": bar.low, "ratio": ratios[bar.peer], "passed": ratios[bar.peer] >= bar.low}
@@ -57,7 +59,7 @@ def run(case: Case, *, threads: int, rounds: int | None) -> dict[str, object]:
     }
 
 
-def _side(timing: Timing, ratio: float, problem: Problem) -> dict[str, object]:
+def _side(timing: Timing, ratio: float, problem: Problem, peak: int | None) -> dict[str, object]:
     found: dict[str, object] = {
         "name": timing.name,
         "median_ms": timing.median * 1e3,
@@ -66,6 +68,8 @@ def _side(timing: Timing, ratio: float, problem: Problem) -> dict[str, object]:
     }
     if problem.moved is not None and timing.name in (next(iter(problem.sides)), "copy of as many bytes"):
         found["gb_per_s"] = problem.moved / timing.median / 1e9
+    if peak is not None:
+        found["peak_mib"] = peak / 2**20
     return found
 
 
@@ -77,10 +81,11 @@ def show(result: dict[str, object]) -> None:
             side["name"],
             *(f"{side[key]:.4g}" for key in ("median_ms", "best_ms", "ratio")),
             f"{side['gb_per_s']:.0f}" if "gb_per_s" in side else "",
+            f"{side['peak_mib']:.0f}" if "peak_mib" in side else "",
         )
         for side in result["sides"]  # type: ignore[attr-defined]
     ]
-    heads = ("side", "median ms", "best ms", "times ours", "GB/s")
+    heads = ("side", "median ms", "best ms", "times ours", "GB/s", "peak MiB")
     notes = [f"{name}: {why}" for name, why in result["absent"].items()]  # type: ignore[attr-defined]
     for bar in result["bars"]:  # type: ignore[attr-defined]
         verdict = "holds" if bar["passed"] else "MISSED"

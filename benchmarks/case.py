@@ -27,6 +27,7 @@ class Problem:
     sides: dict[str, Side]
     moved: int | None = None  # bytes that our side cannot avoid moving, for GB/s
     absent: dict[str, str] = field(default_factory=dict)  # peers that cannot run here, and why
+    memory: bool = False  # whether to count the bytes that every side holds at its worst
 
 
 @dataclass(frozen=True)

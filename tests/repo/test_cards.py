@@ -46,7 +46,7 @@ def test_its_experiment_takes_a_seed_and_every_parameter_of_the_card(card: Card)
 
 def test_it_has_a_test_of_its_own(card: Card) -> None:
     module = card.module.split(":")[0].removeprefix("carrel.").replace(".", "/")
-    expected = ROOT / "tests" / Path(module).parent / f"test_{Path(module).name}.py"
+    expected = ROOT / "tests" / Path(module).parent / f"test_{Path(module).name.lstrip('_')}.py"
     assert expected.is_file(), f"tests mirror src: {expected.relative_to(ROOT)} is missing"
 
 

@@ -8,6 +8,7 @@ from ._entmax import entmax15 as entmax15
 from ._entmax import sparsemax as sparsemax
 from ._legs_scan import legs_scan as legs_scan
 from ._linear_scan import linear_scan as linear_scan
+from ._margin_softmax import margin_softmax_loss as margin_softmax_loss
 from ._matrix_scan import matrix_scan as matrix_scan
 from ._relu2_attention import relu2_attention as relu2_attention
 from ._s4d_kernel import discretize_diagonal as discretize_diagonal
@@ -30,6 +31,7 @@ __all__ = [
     "entmax15",
     "legs_scan",
     "linear_scan",
+    "margin_softmax_loss",
     "matrix_scan",
     "power_sums",
     "relu2_attention",
