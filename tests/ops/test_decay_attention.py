@@ -109,6 +109,20 @@ def test_any_split_is_the_whole(backend, exclusive):
         close([torch.cat(outputs, 2), S], whole)
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_token_by_itself_gets_what_the_kernel_gives(exclusive, per_channel):
+    """Of one token "auto" takes the equation itself."""
+    p = [x.requires_grad_() for x in problem(length=1, size=18, value=70, per_channel=per_channel)]
+    routes = [decay_attention(*p, exclusive=exclusive, backend=backend) for backend in ("auto", "cpu")]
+    close(*routes)
+    g, g_last = torch.randn_like(routes[0][0]), torch.randn_like(routes[0][1])
+    close(*(torch.autograd.grad((o * g).sum() + (S * g_last).sum(), p) for o, S in routes))
+    p[3].data.fill_(0.5)
+    with pytest.raises(ValueError, match="log_decay must be at most 0"):
+        decay_attention(*p)
+
+
 def test_a_broken_split_would_be_seen():
     p = problem(length=20)
     whole, _ = decay_attention(*p)

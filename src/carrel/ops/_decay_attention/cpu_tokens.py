@@ -112,16 +112,20 @@ def take(to, start, source, place, count, width, step, row):
 @kernel
 def load_state(S, source, size, width):
     """(N, P) into tiles of TILE columns; what lies beyond stays 0."""
-    for n in range(size):
-        for p in range(width):
-            S[(p // TILE * size + n) * TILE + p % TILE] = source[n, p]
+    for first in range(0, width, TILE):
+        for n in range(size):
+            there = (first // TILE * size + n) * TILE
+            for p in range(min(TILE, width - first)):
+                S[there + p] = source[n, first + p]
 
 
 @kernel
 def store_state(to, S, size, width):
-    for n in range(size):
-        for p in range(width):
-            to[n, p] = S[(p // TILE * size + n) * TILE + p % TILE]
+    for first in range(0, width, TILE):
+        for n in range(size):
+            here = (first // TILE * size + n) * TILE
+            for p in range(min(TILE, width - first)):
+                to[n, first + p] = S[here + p]
 
 
 @kernel

@@ -9,13 +9,19 @@ from torch import Tensor
 def recur(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
     """o (B, H, L, P) and the last S (B, H, N, P), for log_decay (B, H, L, N or 1); autograd differentiates it."""
     _check_values(log_decay)
-    decay, S, rows = torch.exp(log_decay), state.clone(), []
+    if q.shape[2] == 1:
+        return _token(q, k, v, torch.exp(log_decay), state, exclusive)
+    S, rows = state.clone(), []
     for t in range(q.shape[2]):
-        after = decay[:, :, t, :, None] * S + k[:, :, t, :, None] * v[:, :, t, None, :]
-        # sums of products, not a matrix product, which autocast would round
-        rows.append((q[:, :, t, :, None] * (S if exclusive else after)).sum(-2))
-        S = after
-    return (torch.stack(rows, 2) if rows else v.clone()), S
+        o, S = _token(*(x[:, :, t : t + 1] for x in (q, k, v)), torch.exp(log_decay[:, :, t : t + 1]), S, exclusive)
+        rows.append(o)
+    return (torch.cat(rows, 2) if rows else v.clone()), S
+
+
+def _token(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, S: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
+    after = torch.addcmul(decay.mT * S, k.mT, v)
+    # a sum of products, not a matrix product, which autocast would round
+    return (q.mT * (S if exclusive else after)).sum(-2, keepdim=True), after
 
 
 def _check_values(log_decay: Tensor) -> None:
