@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from carrel.ops._vectors import every, kept, lanes, load, plus, same, store, times, times_plus, total
+from carrel.ops._vectors import every, kept, lanes, load, over, plus, same, store, times, times_plus, total
 
 
 @njit(cache=False)
@@ -18,6 +18,7 @@ def _all_of_them(a, b, out):
         store(out[2], i, times_plus(x, y, same(b, 1)))
         store(out[3], i, kept(x, y))
         store(out[4], i, every(total(x)))
+        store(out[5], i, over(x, y))
     return lanes(a)
 
 
@@ -25,7 +26,7 @@ def _all_of_them(a, b, out):
 def found(request):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 24)).astype(request.param)
-    out = np.zeros((5, 24), request.param)
+    out = np.zeros((6, 24), request.param)
     return a, b, out, _all_of_them(a, b, out)
 
 
@@ -38,13 +39,14 @@ def test_lanes_are_added_and_multiplied_each_with_its_own(found):
     a, b, out, _ = found
     np.testing.assert_array_equal(out[0], a + b)
     np.testing.assert_array_equal(out[1], a * b)
+    np.testing.assert_array_equal(out[5], a / b)
     np.testing.assert_allclose(out[2], a * b + b[1], rtol=1e-6, atol=1e-6)
 
 
 def test_kept_is_a_where_b_is_above_0_and_0_at_nan():
     b = np.array([1, 0, -1, np.nan] * 6, "float32")
-    a, out = np.arange(1, 25, dtype="float32"), np.zeros((5, 24), "float32")
-    _all_of_them(a, b, out)
+    a, out = np.arange(1, 25, dtype="float32"), np.zeros((6, 24), "float32")
+    _all_of_them(a, b + (b == 0) * np.float32(0), out)
     np.testing.assert_array_equal(out[3], np.where(b > 0, a, 0))
 
 

@@ -95,6 +95,10 @@ def _plus(context: Any, a: Any, b: Any) -> Any:
     return a(a, b), lambda context, builder, signature, args: builder.fadd(*args, flags=("contract", "nsz"))
 
 
+def _over(context: Any, a: Any, b: Any) -> Any:
+    return a(a, b), lambda context, builder, signature, args: builder.fdiv(*args)
+
+
 def _times_plus(context: Any, a: Any, b: Any, c: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         whole = context.get_value_type(signature.return_type)
@@ -137,6 +141,7 @@ every: Any = intrinsic(_every)  # every(number): the same in all lanes
 same: Any = intrinsic(_same)  # same(array, index): that number in all lanes
 times: Any = intrinsic(_times)  # times(a, b)
 plus: Any = intrinsic(_plus)  # plus(a, b)
+over: Any = intrinsic(_over)  # over(a, b)
 times_plus: Any = intrinsic(_times_plus)  # times_plus(a, b, c) = a b + c
 kept: Any = intrinsic(_kept)  # kept(a, b): a where b is above 0, and 0 elsewhere
 total: Any = intrinsic(_total)  # total(vector): the sum of its lanes

@@ -13,7 +13,8 @@ def recur(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, exc
         return _token(q, k, v, torch.exp(log_decay), state, exclusive)
     S, rows = state.clone(), []
     for t in range(q.shape[2]):
-        o, S = _token(*(x[:, :, t : t + 1] for x in (q, k, v)), torch.exp(log_decay[:, :, t : t + 1]), S, exclusive)
+        now = slice(t, t + 1)
+        o, S = _token(q[:, :, now], k[:, :, now], v[:, :, now], torch.exp(log_decay[:, :, now]), S, exclusive)
         rows.append(o)
     return (torch.cat(rows, 2) if rows else v.clone()), S
 

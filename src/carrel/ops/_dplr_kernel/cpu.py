@@ -16,6 +16,7 @@ from numba import njit
 from torch import Tensor
 
 from .._memory import array, fresh, over_blocks
+from .._vectors import every, lanes, load, over, same, store, times, times_plus
 
 # Products and sums may fuse and reorder; NaN and infinity keep their meaning.
 _kernel: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
@@ -25,9 +26,10 @@ _NODES = 64
 # Where the rows of 64 numbers lie in a kernel's one workspace. The compiler sees that they do not overlap, because they
 # have one base and constant distances; of separate arrays it would have to ask, and of so many it does not.
 _G, _H, _GG, _GH, _HH = 0, 128, 256, 384, 512
-_P, _Q = 640, 768  # forward: g / D and h / D; backward: the two quotients
+_P, _Q = 640, 768  # the two quotients of the backward
 _E, _F, _SUM = 896, 1024, 1152
 _FOUR, _END = 1280, 1792  # the sums of four weights
+_ROW = 10  # numbers per mode: see _constants
 
 
 @_kernel
@@ -53,44 +55,6 @@ def _products(s):
 
 
 @_kernel
-def _quotient(s, mode, one):
-    """g / D and h / D with D = g^2 - 2 g h Re lam + h^2 |lam|^2."""
-    twice, square = mode.real + mode.real, mode.real * mode.real + mode.imag * mode.imag
-    for r in range(_NODES):
-        dr = s[_GG + r] - twice * s[_GH + r] + square * s[_HH + r]
-        di = s[_GG + 64 + r] - twice * s[_GH + 64 + r] + square * s[_HH + 64 + r]
-        scale = one / (dr * dr + di * di)
-        xr, xi = dr * scale, -di * scale
-        gr, gi, hr, hi = s[_G + r], s[_G + 64 + r], s[_H + r], s[_H + 64 + r]
-        s[_P + r] = gr * xr - gi * xi
-        s[_P + 64 + r] = gr * xi + gi * xr
-        s[_Q + r] = hr * xr - hi * xi
-        s[_Q + 64 + r] = hr * xi + hi * xr
-
-
-@_kernel
-def _accumulate(s, more, k, alpha, beta):
-    for r in range(_NODES):
-        more[k, 0, r] += alpha * s[_P + r] - beta * s[_Q + r]
-        more[k, 1, r] += alpha * s[_P + 64 + r] - beta * s[_Q + 64 + r]
-
-
-@_kernel
-def _accumulate_four(s, a0, b0, a1, b1, a2, b2, a3, b3):
-    """The first four weights together, which is all that one kernel has: each quotient is loaded once."""
-    for r in range(_NODES):
-        pr, pi, qr, qi = s[_P + r], s[_P + 64 + r], s[_Q + r], s[_Q + 64 + r]
-        s[_FOUR + r] += a0 * pr - b0 * qr
-        s[_FOUR + 64 + r] += a0 * pi - b0 * qi
-        s[_FOUR + 128 + r] += a1 * pr - b1 * qr
-        s[_FOUR + 192 + r] += a1 * pi - b1 * qi
-        s[_FOUR + 256 + r] += a2 * pr - b2 * qr
-        s[_FOUR + 320 + r] += a2 * pi - b2 * qi
-        s[_FOUR + 384 + r] += a3 * pr - b3 * qr
-        s[_FOUR + 448 + r] += a3 * pi - b3 * qi
-
-
-@_kernel
 def _mixed(weight, mode):
     """2 Re w and 2 Re(w conj(lam))."""
     mixed = weight.real * mode.real + weight.imag * mode.imag
@@ -98,41 +62,71 @@ def _mixed(weight, mode):
 
 
 @_kernel
+def _constants(table, w, lam):
+    """What the modes are multiplied by: -2 Re lam and |lam|^2, then the two parts of four weights; 0 past the last."""
+    for k in range(0, len(w), 4):
+        for n in range(len(lam)):
+            at = (k // 4 * len(lam) + n) * _ROW
+            table[at] = -(lam[n].real + lam[n].real)
+            table[at + 1] = lam[n].real * lam[n].real + lam[n].imag * lam[n].imag
+            for j in range(min(4, len(w) - k)):
+                alpha, beta = _mixed(w[k + j, n], lam[n])
+                table[at + 2 + 2 * j] = alpha
+                table[at + 3 + 2 * j] = -beta
+
+
+@_kernel
+def _sum_modes(s, r, table, start, end, one):
+    """Four weights' sums over the modes at as many nodes as a vector has lanes: alpha g / D - beta h / D, where
+    D = g^2 - 2 g h Re lam + h^2 |lam|^2."""
+    x0 = y0 = x1 = y1 = x2 = y2 = x3 = y3 = every(one - one)
+    whole, minus = every(one), every(-one)
+    gr, gi, hr, hi = load(s, _G + r), load(s, _G + 64 + r), load(s, _H + r), load(s, _H + 64 + r)
+    for at in range(start, end, _ROW):
+        twice, square = same(table, at), same(table, at + 1)
+        dr = times_plus(square, load(s, _HH + r), times_plus(twice, load(s, _GH + r), load(s, _GG + r)))
+        di = times_plus(square, load(s, _HH + 64 + r), times_plus(twice, load(s, _GH + 64 + r), load(s, _GG + 64 + r)))
+        scale = over(whole, times_plus(dr, dr, times(di, di)))
+        dr, di = times(dr, scale), times(di, scale)  # 1 / D is dr - i di now
+        back = times(minus, di)
+        pr, pi = times_plus(gr, dr, times(gi, di)), times_plus(gi, dr, times(gr, back))
+        qr, qi = times_plus(hr, dr, times(hi, di)), times_plus(hi, dr, times(hr, back))
+        a, b = same(table, at + 2), same(table, at + 3)
+        x0, y0 = times_plus(b, qr, times_plus(a, pr, x0)), times_plus(b, qi, times_plus(a, pi, y0))
+        a, b = same(table, at + 4), same(table, at + 5)
+        x1, y1 = times_plus(b, qr, times_plus(a, pr, x1)), times_plus(b, qi, times_plus(a, pi, y1))
+        a, b = same(table, at + 6), same(table, at + 7)
+        x2, y2 = times_plus(b, qr, times_plus(a, pr, x2)), times_plus(b, qi, times_plus(a, pi, y2))
+        a, b = same(table, at + 8), same(table, at + 9)
+        x3, y3 = times_plus(b, qr, times_plus(a, pr, x3)), times_plus(b, qi, times_plus(a, pi, y3))
+    store(s, _FOUR + r, x0)
+    store(s, _FOUR + 64 + r, y0)
+    store(s, _FOUR + 128 + r, x1)
+    store(s, _FOUR + 192 + r, y1)
+    store(s, _FOUR + 256 + r, x2)
+    store(s, _FOUR + 320 + r, y2)
+    store(s, _FOUR + 384 + r, x3)
+    store(s, _FOUR + 448 + r, y3)
+
+
+@_kernel
 def _forward(w, lam, g, h, out, unit, i0, i1, c0, c1):
     weights, modes, nodes = w.shape[1], w.shape[2], g.shape[1]
-    s = np.zeros(_END, unit.dtype)
-    four = 4 if weights >= 4 else 0
-    more = np.zeros((weights - four, 2, _NODES), unit.dtype)
+    s, row = np.zeros(_END, unit.dtype), modes * _ROW
+    table = np.zeros((weights + 3) // 4 * row, unit.dtype)
     for i in range(i0, i1):
+        _constants(table, w[i], lam[i])
         for first in range(0, nodes, _NODES):
             count = min(_NODES, nodes - first)
             _load(s, g, i, first, count, _G, unit[0])
             _load(s, h, i if h.shape[0] > 1 else 0, first, count, _H, unit[1])
             _products(s)
-            for r in range(_FOUR, _END):
-                s[r] = 0
-            for k in range(weights - four):
-                for r in range(_NODES):
-                    more[k, 0, r] = 0
-                    more[k, 1, r] = 0
-            for n in range(modes):
-                mode = lam[i, n]
-                _quotient(s, mode, unit[0])
-                if four:
-                    a0, b0 = _mixed(w[i, 0, n], mode)
-                    a1, b1 = _mixed(w[i, 1, n], mode)
-                    a2, b2 = _mixed(w[i, 2, n], mode)
-                    a3, b3 = _mixed(w[i, 3, n], mode)
-                    _accumulate_four(s, a0, b0, a1, b1, a2, b2, a3, b3)
-                for k in range(weights - four):
-                    alpha, beta = _mixed(w[i, four + k, n], mode)
-                    _accumulate(s, more, k, alpha, beta)
-            for k in range(four):
-                for r in range(count):
-                    out[i, k, first + r] = complex(s[_FOUR + 128 * k + r], s[_FOUR + 128 * k + 64 + r])
-            for k in range(weights - four):
-                for r in range(count):
-                    out[i, four + k, first + r] = complex(more[k, 0, r], more[k, 1, r])
+            for k in range(0, weights, 4):
+                for r in range(0, count, lanes(s)):
+                    _sum_modes(s, r, table, k // 4 * row, (k // 4 + 1) * row, unit[0])
+                for j in range(min(4, weights - k)):
+                    for r in range(count):
+                        out[i, k + j, first + r] = complex(s[_FOUR + 128 * j + r], s[_FOUR + 128 * j + 64 + r])
 
 
 @_kernel
