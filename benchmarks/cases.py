@@ -12,6 +12,7 @@ from carrel.ops import linear_scan, matrix_scan
 from . import (
     decay,
     deer,
+    gau,
     heads,
     linear_attention,
     mamba,
@@ -236,6 +237,7 @@ CASES = {
         Case("gpu-matrix-scan", "forward and backward, 8 x 4096 matrices of 4 x 4, float32", _matrix, "cuda", rounds=5),
         *decay.CASES,
         *deer.CASES,
+        *gau.CASES,
         *heads.CASES,
         *linear_attention.CASES,
         *mamba.CASES,

@@ -1,5 +1,10 @@
 """Mixers that look back at all earlier tokens."""
 
+from .flash import FLASH as FLASH
+from .flash import FLASHEncoder as FLASHEncoder
+from .flash import FLASHState as FLASHState
+from .gau import GAU as GAU
+from .gau import GAUEncoder as GAUEncoder
 from .latent import MLA as MLA
 from .linear import LINEAR_FEATURES as LINEAR_FEATURES
 from .linear import LinearAttention as LinearAttention
