@@ -278,6 +278,18 @@ def test_rows_of_different_lengths_go_on_together():
     assert after.pos.tolist() == [10, 6]
 
 
+@pytest.mark.parametrize("options", [{}, {"heads": 6, "kv_heads": 2, "window": 4}], ids=str)
+def test_beams_go_on_from_the_rows_that_were_picked(options):
+    m, x, more = mixer(**options), noise(3, 7, 12), noise(4, 5, 12, seed=1)
+    rows = torch.tensor([2, 0, 2, 2])
+    with torch.no_grad():
+        state = m(x)[1].reorder(rows)
+        wanted = m(torch.cat([x[rows], more], 1))[0][:, 7:]
+        for t in range(5):
+            y, state = m(more[:, t : t + 1], state)
+            torch.testing.assert_close(y, wanted[:, t : t + 1], atol=1e-12, rtol=0)
+
+
 def test_half_precision_is_near_and_keeps_its_type():
     m, x = mixer(32, 4).float(), noise(2, 300, 32).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):

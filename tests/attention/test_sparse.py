@@ -17,6 +17,8 @@ PATTERNS = {
     "sinks": {"pattern": "window", "width": 4, "sinks": 3},
     "wide": {"pattern": "window", "width": 70},
     "one": {"pattern": "window", "width": 1},
+    "dilated": {"pattern": "window", "width": 3, "dilation": 3},
+    "far": {"pattern": "window", "width": 2, "dilation": 7},
     "strided": {"pattern": "strided", "width": 4},
     "fixed": {"pattern": "fixed", "width": 6, "summary": 2},
 }
@@ -64,6 +66,8 @@ def test_the_patterns_are_the_sets_of_their_definitions():
             at = torch.tensor(i), torch.tensor(j)
             causal = j <= i
             assert bool(SparsePattern("window", 5, 2)(0, 0, *at)) is (causal and (i - j < 5 or j < 2))
+            apart = i - j < 15 and (i - j) % 3 == 0
+            assert bool(SparsePattern("window", 5, dilation=3)(0, 0, *at)) is (causal and apart)
             assert bool(SparsePattern("strided", 6)(0, 0, *at)) is (causal and (i - j < 6 or (i - j) % 6 == 0))
             own = i // 6 == j // 6 or j % 6 in (4, 5)
             assert bool(SparsePattern("fixed", 6, summary=2)(0, 0, *at)) is (causal and own)
@@ -88,7 +92,10 @@ def test_a_window_as_long_as_the_sequence_is_full_attention():
 
 @every_pattern
 def test_it_streams(options):
-    if 1 < options["width"] <= 8:  # a window of one token has no past to speak of
+    if "dilation" in options:  # whose second token sees no earlier one, as the whole check would want
+        for cuts in ([1], [1, 2, 2, 5, 20], range(31)):
+            check_streaming(mixer_of(options), DIM, cuts=list(cuts))
+    elif 1 < options["width"] <= 8:  # a window of one token has no past to speak of
         check_streaming(mixer_of(options), DIM)
 
 
@@ -133,7 +140,16 @@ def test_states_are_as_small_as_the_pattern_allows():
     with torch.no_grad():
         x = sequence(61)
         sizes = {name: mixer_of(PATTERNS[name])(x)[1].k.shape[2] for name in PATTERNS}
-    assert sizes == {"window": 5, "sinks": 7, "wide": 70, "one": 1, "strided": 61, "fixed": 10 * 2 + 1}
+    assert sizes == {
+        "window": 5,
+        "sinks": 7,
+        "wide": 70,
+        "one": 1,
+        "dilated": 7,
+        "far": 8,
+        "strided": 61,
+        "fixed": 10 * 2 + 1,
+    }
 
 
 def test_a_windows_state_is_a_ring():
@@ -155,6 +171,18 @@ def test_a_long_window_holds_no_matrix_of_all_pairs():
     torch.testing.assert_close(y[:, -400:], few[:, -400:], atol=1e-4, rtol=0)
 
 
+def test_a_dilated_window_reaches_further_at_no_more_edges():
+    plain, dilated = (SparsePattern("window", 8, dilation=r).dense(256).double() for r in (1, 8))
+    assert dilated.sum(1).max() == plain.sum(1).max() == 8
+    both = plain @ dilated > 0  # a layer of each: the last 64 tokens, of which either alone sees 8
+    assert both[255].nonzero().flatten().tolist() == list(range(192, 256))
+    x = sequence(200)
+    mixer, changed = mixer_of(PATTERNS["far"]), x.clone()
+    changed[:, 100] += 1
+    moved = (mixer(changed)[0] - mixer(x)[0]).abs().amax((0, 2)).nonzero().flatten().tolist()
+    assert moved == [100, 107]
+
+
 def test_the_pattern_is_a_mask_for_flex_attention():
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -166,9 +194,12 @@ def test_the_pattern_is_a_mask_for_flex_attention():
     ("call", "words"),
     [
         (lambda: SparsePattern("dilated", 4), "one of window, strided, fixed, not 'dilated'"),
-        (lambda: SparseAttention(8, 2, width=0), "width of at least 1"),
+        (lambda: SparseAttention(8, 2, width=0), "a width and dilation of at least 1"),
         (lambda: SparseAttention(8, 2, pattern="fixed", width=4, summary=5), "summary of 1 to the width"),
         (lambda: SparseAttention(8, 2, pattern="strided", width=4, sinks=1), "sinks only where it is a window"),
+        (lambda: SparseAttention(8, 2, width=4, dilation=0), "a width and dilation of at least 1"),
+        (lambda: SparseAttention(8, 2, pattern="fixed", width=4, dilation=2), "a window without sinks, not fixed with"),
+        (lambda: SparseAttention(8, 2, width=4, dilation=2, sinks=1), "without sinks, not window with sinks=1"),
         (lambda: SparseAttention(9, 2), "heads that divide dim"),
         (lambda: SparseAttention(6, 2), "even number of channels"),
         (lambda: SparseAttention(8, 2)(torch.ones(1, 2, 9)), "x of shape"),

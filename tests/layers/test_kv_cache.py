@@ -149,6 +149,20 @@ def test_columns_can_be_taken_back():
     assert old._replace(pos=torch.tensor([6, 2])).truncate(3).pos.tolist() == [3, 0]
 
 
+def test_rows_go_on_from_other_rows_and_each_by_itself():
+    first = columns(0, 5)
+    first[1] += 100
+    old = append(KVCache(first, -first, torch.tensor([5, 3])), 5)
+    beams = old.reorder(torch.tensor([1, 1, 0, 1]))
+    assert beams.k[:, 0, -2, 0].tolist() == [104, 104, 4, 104]
+    assert beams.pos.tolist() == [4, 4, 6, 4]
+    new = columns(6, 1, batch=4) + torch.arange(4.0)[:, None, None, None]
+    after = beams.append(new, -new)
+    assert after.k[:, 2, -1, 3].tolist() == [6, 7, 8, 9]
+    assert read(append(old.reorder(torch.tensor([0])), 60))[-1] == 60
+    assert append(old, 7).k[:, 0, :, 0].tolist() == [[0, 1, 2, 3, 4, 5, 7], [100, 101, 102, 103, 104, 5, 7]]
+
+
 def test_a_latent_cache_grows_in_the_same_way():
     c, rope = columns(0, 5)[:, :1], columns(0, 5)[:, :1, :, :2]
     old = LatentCache(c, rope, torch.full((2,), 5)).append(c[:, :, 3:4], rope[:, :, 3:4])
@@ -160,6 +174,9 @@ def test_a_latent_cache_grows_in_the_same_way():
     assert one.pos.tolist() == [8, 8]
     assert one.truncate(6).c.shape == (2, 1, 6, 4)
     assert one.truncate(6).pos.tolist() == [6, 6]
+    rows = one._replace(c=one.c + torch.tensor([0.0, 100.0])[:, None, None, None]).reorder(torch.tensor([1, 1, 0]))
+    assert rows.c[:, 0, 0, 0].tolist() == [100, 100, 0]
+    assert rows.k_rope.shape[0] == len(rows.pos) == 3
 
 
 def test_saved_and_copied_caches_go_on_by_themselves():

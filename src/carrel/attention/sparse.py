@@ -25,6 +25,7 @@ class SparsePattern:
     r"""Which earlier tokens j a token i sees.
 
     .. math:: \text{window: } i - j < w \text{ or } j < s, \qquad
+              \text{dilated: } i - j < r w \text{ and } r \mid i - j, \qquad
               \text{strided: } i - j < w \text{ or } w \mid i - j, \qquad
               \text{fixed: } \lfloor i/w \rfloor = \lfloor j/w \rfloor \text{ or } j \bmod w \ge w - c
 
@@ -35,6 +36,7 @@ class SparsePattern:
         width: w, at least 1.
         sinks: s, first tokens that "window" always sees.
         summary: c, last tokens of a block that "fixed" lets all later blocks see; 1 to w.
+        dilation: r, at least 1: a "window" without sinks sees every r-th of the latest r w tokens, itself included.
     ``pattern(batch, head, i, j)`` is True where i sees j, for tensors of positions that broadcast: a ``mask_mod`` of
     torch's flex_attention. ``pattern.dense(length)`` is all of it, (length, length).
     Raises ValueError: an unknown kind or a number out of range.
@@ -45,21 +47,30 @@ class SparsePattern:
     width: int
     sinks: int = 0
     summary: int = 1
+    dilation: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in _PATTERNS:
             raise ValueError(f"a sparse pattern is one of {', '.join(_PATTERNS)}, not {self.kind!r}")
-        if self.width < 1 or self.sinks < 0 or not 1 <= self.summary <= self.width:
+        if min(self.width, self.dilation) < 1 or self.sinks < 0 or not 1 <= self.summary <= self.width:
             raise ValueError(
-                "a sparse pattern wants a width of at least 1, sinks of at least 0 and a summary of 1 to the width, "
-                f"not width={self.width}, sinks={self.sinks} and summary={self.summary}"
+                "a sparse pattern wants a width and dilation of at least 1, sinks of at least 0 and a summary of 1 to "
+                f"the width, not width={self.width}, dilation={self.dilation}, sinks={self.sinks} and "
+                f"summary={self.summary}"
             )
         if self.sinks and self.kind != "window":
             raise ValueError(f"a sparse pattern has sinks only where it is a window, not {self.kind}")
+        if self.dilation > 1 and (self.sinks or self.kind != "window"):
+            raise ValueError(
+                "a sparse pattern has a dilation only where it is a window without sinks, "
+                f"not {self.kind} with sinks={self.sinks}"
+            )
 
     def __call__(self, batch: object, head: object, i: Tensor, j: Tensor) -> Tensor:
         if self.kind == "window":
-            seen = (i - j < self.width) | (j < self.sinks)
+            seen = (i - j < self.span) | (j < self.sinks)
+            if self.dilation > 1:
+                seen = seen & ((i - j) % self.dilation == 0)
         elif self.kind == "strided":
             seen = (i - j < self.width) | ((i - j) % self.width == 0)
         else:
@@ -71,12 +82,17 @@ class SparsePattern:
         at = torch.arange(length, device=device)
         return self(None, None, at[:, None], at)
 
+    @property
+    def span(self) -> int:
+        """Tokens from the first to the last that a window sees."""
+        return (self.width - 1) * self.dilation + 1
+
     def lasting(self, at: Tensor, pos: Tensor) -> Tensor:
         """Which tokens some token from ``pos`` on may see."""
         if self.kind == "strided":
             return at >= 0
         if self.kind == "window":
-            return (at >= 0) & ((at > pos - self.width) | (at < self.sinks))
+            return (at >= 0) & ((at > pos - self.span) | (at < self.sinks))
         return (at >= 0) & ((at // self.width == pos // self.width) | (at % self.width >= self.width - self.summary))
 
 
@@ -84,7 +100,7 @@ class SparseState(NamedTuple):
     """The tokens that may still be seen. k, v: (batch, heads, columns, head_dim), keys turned; at: (batch, columns)
     int64, the position of each column, -1 if it is empty; pos: (batch,) int64, tokens so far.
 
-    A window's columns are a ring of w, token t in column s + t mod w, behind the s sinks."""
+    A window's columns are a ring of its span u = (w - 1) r + 1, token t in column s + t mod u, behind the s sinks."""
 
     k: Tensor
     v: Tensor
@@ -107,10 +123,11 @@ class SparseAttention(Mixer):
         width: w, tokens of the window, of the stride or of a block.
         sinks: first tokens that a window always sees.
         summary: last tokens of a block that "fixed" keeps visible.
+        dilation: a window sees every so many tokens only, and reaches as many times as far.
         head_dim: channels of a head; dim / heads if None.
         rotary_base: of the rotation; None leaves it out.
-    x, y: (batch, length, dim).   state: SparseState. "window" keeps sinks + width columns, "strided" all tokens,
-        "fixed" summary of every width.
+    x, y: (batch, length, dim).   state: SparseState. "window" keeps sinks + width columns, with a dilation
+        (width - 1) dilation + 1, "strided" all tokens, "fixed" summary of every width.
     Raises ValueError: what the pattern refuses, heads that do not divide dim; x or the state of a wrong shape.
     Cost: per token and channel of all heads 4 (1.25 w + s) operations for "window", 4 (2 w + L / w) for "strided",
         4 (w + c L / w) for "fixed"; the latter two hold that many weights. A piece that goes on from a state compares
@@ -127,6 +144,7 @@ class SparseAttention(Mixer):
         width: int = 256,
         sinks: int = 0,
         summary: int = 1,
+        dilation: int = 1,
         head_dim: int | None = None,
         rotary_base: float | None = 10000.0,
     ) -> None:
@@ -134,9 +152,9 @@ class SparseAttention(Mixer):
         self.head_dim = head_width("SparseAttention", dim, heads, head_dim)
         if rotary_base is not None:
             rotary_frequencies(self.head_dim, rotary_base)  # says what is wrong with them
-        self.pattern = SparsePattern(pattern, width, sinks, summary)
+        self.pattern = SparsePattern(pattern, width, sinks, summary, dilation)
         self.dim, self.heads, self.rotary_base = dim, heads, rotary_base
-        self.chunk = width
+        self.chunk = self.pattern.span if pattern == "window" else width
         self.qkv = nn.Linear(dim, 3 * heads * self.head_dim, bias=False)
         self.out = nn.Linear(heads * self.head_dim, dim, bias=False)
 
@@ -163,10 +181,9 @@ class SparseAttention(Mixer):
 
     def _on(self, q: Tensor, k: Tensor, v: Tensor, at: Tensor, state: SparseState) -> Tensor:
         """Going on from a state: every token beside every column, but where a window has left the state behind."""
-        width = self.pattern.width
         first = q.shape[2]
         if self.pattern.kind == "window" and not self.pattern.sinks:
-            first = min(first, width)
+            first = min(first, self.pattern.span)
         columns = torch.cat((state.k, k[:, :, :first]), 2), torch.cat((state.v, v[:, :, :first]), 2)
         places = torch.cat((state.at, at[:, :first]), 1)[:, None, None]
         pieces = []
@@ -195,9 +212,9 @@ class SparseAttention(Mixer):
 
     def _ring(self, k: Tensor, v: Tensor, places: Tensor, lasting: Tensor, pos: Tensor) -> SparseState:
         """Every token that lasts in its own column; the others in one beyond, which is cut off."""
-        sinks, width = self.pattern.sinks, self.pattern.width
-        size = sinks + width
-        column = torch.where(places < sinks, places, sinks + places % width)
+        sinks, span = self.pattern.sinks, self.pattern.span
+        size = sinks + span
+        column = torch.where(places < sinks, places, sinks + places % span)
         column = torch.where(lasting, column, size)
         index = column[:, None, :, None].expand_as(k)
         rings = (t.new_zeros(*t.shape[:2], size + 1, t.shape[3]).scatter(2, index, t) for t in (k, v))
@@ -212,7 +229,7 @@ class SparseAttention(Mixer):
             raise ValueError(f"SparseAttention wants a SparseState or None as its state, not {type(state).__name__}")
         columns = state.at.shape[-1]
         if self.pattern.kind == "window":
-            columns = self.pattern.sinks + self.pattern.width
+            columns = self.pattern.sinks + self.pattern.span
         shape = (x.shape[0], self.heads, columns, self.head_dim)
         wanted = {"k": shape, "v": shape, "at": (x.shape[0], columns), "pos": (x.shape[0],)}
         for name, want in wanted.items():
@@ -228,7 +245,12 @@ class SparseAttention(Mixer):
 
 def _window(q: Tensor, k: Tensor, v: Tensor, pattern: SparsePattern) -> Tensor:
     """The first w tokens see all before them. The others go in blocks, each beside the columns that one of it sees;
-    those columns are views that overlap, and nothing is copied unless there are sinks."""
+    those columns are views that overlap, and nothing is copied unless there are sinks. With a dilation of r the tokens
+    are r sequences, each with a plain window."""
+    if pattern.dilation > 1:
+        rows, *columns = (_blocks(t, pattern.dilation).permute(3, 0, 1, 2, 4).flatten(0, 1) for t in (q, k, v))
+        o = _window(rows, columns[0], columns[1], SparsePattern("window", pattern.width))
+        return torch.unflatten(o, 0, (pattern.dilation, -1)).permute(1, 2, 3, 0, 4).flatten(2, 3)[:, :, : q.shape[2]]
     width, sinks, length = pattern.width, pattern.sinks, q.shape[2]
     early = scaled_dot_product_attention(q[:, :, :width], k[:, :, :width], v[:, :, :width], is_causal=True)
     if length <= width:

@@ -36,6 +36,11 @@ class KVCache(NamedTuple):
         back = self.k.shape[2] - tokens
         return KVCache(self.k[:, :, :tokens], self.v[:, :, :tokens], (self.pos - back).clamp(min=0))
 
+    def reorder(self, rows: Tensor) -> KVCache:
+        """The cache whose rows are those given, (rows,) int64: beam search goes on from some several times and drops
+        others. Each goes on by itself."""
+        return KVCache(*(part.index_select(0, rows) for part in self))
+
     def latest(self, tokens: int) -> KVCache:
         """The cache of the last ``tokens`` columns, or of all if there are fewer; pos still counts the others."""
         first = max(self.k.shape[2] - tokens, 0)
@@ -61,6 +66,10 @@ class LatentCache(NamedTuple):
         """The cache of the first ``tokens`` columns: what came later is taken back."""
         back = self.c.shape[2] - tokens
         return LatentCache(self.c[:, :, :tokens], self.k_rope[:, :, :tokens], (self.pos - back).clamp(min=0))
+
+    def reorder(self, rows: Tensor) -> LatentCache:
+        """The cache whose rows are those given. See :meth:`KVCache.reorder`."""
+        return LatentCache(*(part.index_select(0, rows) for part in self))
 
 
 def visible(pos: Tensor, columns: int, length: int, window: int | None = None) -> Tensor:
