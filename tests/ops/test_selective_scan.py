@@ -232,7 +232,7 @@ def test_nothing_of_the_size_of_all_states_is_ever_held():
 def test_the_vector_exponentials_are_as_exact_as_their_types():
     from numba import njit
 
-    from carrel.ops._selective_scan.vector_math import exp2, log1p_unit
+    from carrel.ops._vector_math import exp2, log1p_unit
 
     @njit
     def over(x, power, log):

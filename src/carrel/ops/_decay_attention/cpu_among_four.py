@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._selective_scan.vector_math import LOG2E, exp2
+from .._vector_math import LOG2E, exp2
 from .._vectors import every, kept, lanes, load, plus, same, store, times, times_plus, total
 from .cpu_tokens import (
     AT_A,

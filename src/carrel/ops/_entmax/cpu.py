@@ -18,8 +18,7 @@ from numba import njit
 from torch import Tensor
 
 from .._memory import array, fresh, over_blocks
-from .._selective_scan.vector_math import exp2
-from .vector_math import log2
+from .._vector_math import exp2, log2
 
 _kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .._selective_scan.vector_math import LOG2E, exp2
+from .._vector_math import LOG2E, exp2
 
 _kernel: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
 _U: Any = np.uint64

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from .._memory import array, fresh, over_blocks
+from .._vector_math import LOG2E, exp2
 from .cpu_block import BLOCK, clear, kernel, load_token, place, sigmoid, take_step
 from .reference import not_negative, step_below_zero
-from .vector_math import LOG2E, exp2
 
 
 @kernel

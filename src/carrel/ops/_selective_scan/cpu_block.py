@@ -7,7 +7,7 @@ from typing import Any
 
 from numba import njit
 
-from .vector_math import LOG2E, exp2, log1p_unit
+from .._vector_math import LOG2E, exp2, log1p_unit
 
 # Products and sums may fuse and reorder; NaN and infinity keep their meaning.
 kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")

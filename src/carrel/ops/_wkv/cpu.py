@@ -18,7 +18,7 @@ from numba import njit
 from torch import Tensor
 
 from .._memory import array, fresh, over_blocks
-from .._selective_scan.vector_math import LOG2E, exp2
+from .._vector_math import LOG2E, exp2
 
 # Products and sums may fuse and reorder; NaN and infinity keep their meaning.
 _kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
