@@ -70,8 +70,31 @@ def _shared(device: torch.device) -> Problem:
 
     sides: dict[str, Side] = {f"carrel, {g} kept": _quiet(ours(g)) for g in caches}
     sides |= {f"torch enable_gqa, {g} kept": _quiet(torchs(g)) for g in caches}
-    sides["copying the keys of all"] = _quiet(lambda: caches[_HEADS][0].clone())
     return Problem(check, 1e-4, sides, tokens * 2 * _SIZE * 4)
+
+
+def _all_kept(device: torch.device) -> Problem:
+    """The same with every head's keys and values kept: reading them is the limit, and a copy of as many bytes its
+    measure."""
+    torch.manual_seed(0)
+    tokens = 32768
+    q = torch.randn(1, _HEADS, 1, _SIZE, device=device)
+    pos = torch.full((1,), tokens, device=device)
+    k, v = torch.randn(2, 1, _HEADS, tokens, _SIZE, device=device)
+    room = torch.empty_like(k)
+
+    def ours() -> Tensor:
+        return attend(q, k, v, pos)
+
+    def torchs() -> Tensor:
+        return scaled_dot_product_attention(q, k, v)
+
+    sides: dict[str, Side] = {
+        "carrel": _quiet(ours),
+        "torch": _quiet(torchs),
+        "reading and writing as many bytes": _quiet(lambda: room.copy_(k)),
+    }
+    return Problem(lambda: _apart(ours(), torchs()), 1e-4, sides, 2 * k.numel() * 4)
 
 
 def _factor(device: torch.device) -> Problem:
@@ -151,6 +174,13 @@ CASES = (
         "one token's 16 query heads over 32768 others, float32",
         _shared,
         bars=(Bar("carrel, 16 kept", 4), Bar("torch enable_gqa, 1 kept", 2)),
+        rounds=9,
+    ),
+    Case(
+        "mha-token",
+        "one token's 16 heads over as many of 32768 others, float32",
+        _all_kept,
+        bars=(Bar("reading and writing as many bytes", 0.5),),
         rounds=9,
     ),
     Case(
