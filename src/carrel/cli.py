@@ -293,6 +293,9 @@ def nbce(
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends the answer; any number.")] = None,
     template: Annotated[str | None, typer.Option(help="The prompt, with {context} and {question}.")] = None,
     context_batch: Annotated[int | None, typer.Option(min=1, help="Files read together; else all.")] = None,
+    prune: Annotated[
+        int | None, typer.Option(min=1, help="Give up files that none of the last so many tokens came from.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; else a GPU if there is one.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -302,7 +305,7 @@ def nbce(
 
     files = [*context, *(more or [])]
     language_model, tokenizer = load_checkpoint(model, device)
-    reader = NBCE(language_model, tokenizer, pooling, beta, top_p, context_batch)
+    reader = NBCE(language_model, tokenizer, pooling, beta, top_p, context_batch, prune=prune)
     steps = answer(
         reader,
         files,

@@ -159,7 +159,81 @@ def test_a_context_that_just_fits_is_read() -> None:
     assert (refused.value.name, refused.value.tokens, refused.value.limit) == ("context 0", 128, 128)
 
 
-@pytest.mark.parametrize("change", [{"pooling": "best"}, {"beta": -2.0}, {"top_p": 0.0}, {"context_batch": 0}])
+class Rows:
+    """A model whose cache is the text so far; it counts rows, and in each context names one letter after another.
+
+    A context is a list of letters: at step t the model is sure of the t-th one, unless that is a dot.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, past_key_values=None, use_cache=True):
+        text = input_ids if past_key_values is None else torch.cat((past_key_values[0], input_ids), 1)
+        self.rows.append(len(text))
+        logits = torch.zeros(len(text), 1, VOCAB)
+        bar, dot = ord("|") % (VOCAB - 1), ord(".") % (VOCAB - 1)
+        for row, (tokens, seen) in enumerate(zip(text.tolist(), attention_mask.tolist(), strict=True)):
+            own = [t for t, there in zip(tokens, seen, strict=True) if there]
+            end = own.index(bar)
+            step = len(own) - end - 1
+            if step < end and own[step] != dot:
+                logits[row, 0, own[step]] = 9.0
+        return SimpleNamespace(logits=logits, past_key_values=(text,))
+
+
+@pytest.mark.parametrize("context_batch", [None, 1, 2])
+@pytest.mark.parametrize("pooling", ["min-entropy", "max"])
+def test_a_context_that_fell_silent_is_given_up_and_the_others_keep_their_numbers(context_batch, pooling) -> None:
+    contexts = ["........", "ab..efgh", "", "..cd", ".........."]
+    for prune, rows in ((None, [5] * 8), (3, [5, 5, 5, 3, 3, 3, 3, 2])):
+        model = Rows()
+        reader = NBCE(model, Letters(), pooling, 0.0, context_batch=context_batch, prune=prune)
+        steps = list(reader.stream(contexts, "", "{context}{question}|", 8))
+        assert [step.context for step in steps] == [1, 1, 3, 3, 1, 1, 1, 1]
+        assert [chr(step.token) for step in steps] == [chr(ord(c) % (VOCAB - 1)) for c in "abcdefgh"]
+        slices = 1 if context_batch is None else -(-5 // context_batch)
+        if context_batch is None:
+            assert model.rows == rows
+        else:
+            assert sum(model.rows) == sum(rows)
+            assert model.rows[:slices] == [context_batch] * (slices - 1) + [5 - context_batch * (slices - 1)]
+        known = [[k for k, entropy in enumerate(step.entropies) if entropy == entropy] for step in steps]
+        assert known[0] == [0, 1, 3, 4]
+        assert known[-1] == ([0, 1, 3, 4] if prune is None else [1])
+
+
+def test_a_context_that_speaks_too_late_is_lost() -> None:
+    contexts = ["abcd..", "....ef"]
+    for prune, speakers in ((5, [0, 0, 0, 0, 1, 1]), (4, [0, 0, 0, 0, 0, 0])):
+        reader = NBCE(Rows(), Letters(), beta=0.0, prune=prune)
+        assert [step.context for step in reader.stream(contexts, "", "{context}{question}|", 6)] == speakers
+
+
+def test_without_a_speaker_nobody_is_given_up() -> None:
+    model = Rows()
+    list(NBCE(model, Letters(), beta=-1, prune=1).stream(["abc", "..."], "", "{context}{question}|", 3))
+    assert model.rows == [3, 3, 3]
+
+
+def test_a_cache_whose_rows_cannot_be_picked_is_refused() -> None:
+    reader = NBCE(Scripted([3, 4, 5]), Letters(), prune=1)
+    with pytest.raises(ValueError, match="a cache whose rows can be picked, which int is not"):
+        list(reader.stream(["a", "b"], "q"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pooling": "best"},
+        {"beta": -2.0},
+        {"top_p": 0.0},
+        {"context_batch": 0},
+        {"prune": 0},
+        {"prune": 3, "pooling": "mean"},
+        {"prune": 3, "pooling": lambda each, _: each[:, 0]},
+    ],
+)
 def test_options_that_mean_nothing_are_refused(change: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         NBCE(Recomputed(lookup), Letters(), **change)

@@ -195,3 +195,19 @@ def test_logits_processor_makes_generate_of_transformers_write_the_same(model: n
         assert (got == got[0]).all()
         assert got[0].tolist()[: len(wanted.tokens)] == list(wanted.tokens)
         assert [int(c[1]) for c in processor.chosen] == list(wanted.chosen_context)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("context_batch", [None, 2])
+def test_contexts_given_up_leave_the_others_as_if_they_had_been_alone(name: str, context_batch: int | None) -> None:
+    model = MODELS[name]()
+    asked = (QUESTION, TEMPLATE, 12)
+    steps = list(NBCE(model, Letters(), beta=0.0, context_batch=context_batch, prune=1).stream(CONTEXTS, *asked))
+    first = steps[0].context
+    assert first is not None
+    alone = list(NBCE(model, Letters(), beta=0.0).stream([CONTEXTS[first]], *asked))  # after one token only one is left
+    assert [step.token for step in steps] == [step.token for step in alone]
+    assert {step.context for step in steps} == {first}
+    for ours, theirs in zip(steps[1:], alone[1:], strict=True):
+        assert math.isclose(ours.entropies[first], theirs.entropies[0], abs_tol=1e-4)
+        assert sum(math.isnan(entropy) for entropy in ours.entropies) == 3

@@ -25,7 +25,8 @@ class Step(NamedTuple):
     token: its number. text: what it adds to the answer; may be empty, or more than the token where text was held back.
     context: the number of the context it comes from; None where it comes from all of them.
     logprob: the logarithm of the probability it was written with (greedy: at temperature 1).
-    entropies: of every context's distribution, in nats; NaN for contexts that were left out because they are empty.
+    entropies: of every context's distribution, in nats; NaN for contexts that were left out because they are empty, or
+        were given up.
     """
 
     token: int
@@ -68,10 +69,13 @@ class NBCE:
             will do for it, and a tokenizer without one is fine.
         pooling, beta, top_p, renormalize: as for :func:`carrel.decoding.pool`.
         context_batch: rows that go through the model together, n + 1 if None; less needs less memory.
+        prune: contexts that none of the last so many tokens came from are given up, with what the model keeps of them:
+            faster, and right as long as what is to come is not in them. None keeps all.
         limit: tokens that fit into the model; None asks its configuration.
     Cost: the prompts are read once, each alone, so linear in n; then n + 1 rows per token, with keys and values of all
     contexts in the caches. Only the last logits of a prompt are asked for, where the model can.
-    Raises ValueError: as :func:`carrel.decoding.pool`, and for a context_batch below 1.
+    Raises ValueError: as :func:`carrel.decoding.pool`, and for a context_batch or prune below 1, or prune with a
+    pooling in which no single context speaks.
     Source: Su 2023, https://kexue.fm/archives/9617.
     """
 
@@ -85,14 +89,19 @@ class NBCE:
         context_batch: int | None = None,
         *,
         renormalize: bool = False,
+        prune: int | None = None,
         limit: int | None = None,
     ) -> None:
         check_options(pooling, beta, top_p)
         if context_batch is not None and context_batch < 1:
             raise ValueError(f"context_batch should be at least 1, not {context_batch}")
+        if prune is not None and (prune < 1 or pooling not in ("min-entropy", "max")):
+            raise ValueError(
+                f"prune should be at least 1 and the pooling min-entropy or max, not {prune} and {pooling!r}"
+            )
         self.model, self.tokenizer = model, tokenizer
         self.pooling, self.beta, self.top_p, self.renormalize = pooling, beta, top_p, renormalize
-        self.context_batch = context_batch
+        self.context_batch, self.prune = context_batch, prune
         self.limit = _window(model) if limit is None else limit
         self._ends = _end_tokens(model, tokenizer)
         self._takes = _arguments(model)
@@ -168,6 +177,7 @@ class NBCE:
     ) -> Iterator[Step]:
         rows = PromptBatch(self.model, self._takes, prompts, self._filler(), self.context_batch)
         token: Tensor | None = None
+        idle = [0] * len(used)  # tokens since one came from the context
         for written in range(1, max_new_tokens + 1):
             with torch.no_grad():  # not around the yield: the caller's own code would run without gradients, too
                 logits = rows.read() if token is None else rows.append(token)
@@ -182,6 +192,12 @@ class NBCE:
             yield Step(number, piece, None if speaker < 0 else used[speaker], float(logprob), tuple(entropies))
             if ended or text.stopped:
                 return
+            if self.prune is not None and speaker >= 0:
+                idle = [0 if k == speaker else tokens + 1 for k, tokens in enumerate(idle)]
+                kept = [k for k, tokens in enumerate(idle) if tokens < self.prune]
+                if len(kept) < len(used):
+                    rows.keep([0, *(1 + k for k in kept)])  # the first is the one without context
+                    used, idle = [used[k] for k in kept], [idle[k] for k in kept]
 
     def _pool(self, logits: Tensor) -> Pooled:
         return pool_all(logits[None, 1:], logits[:1], self.pooling, self.beta, self.top_p, self.renormalize)
