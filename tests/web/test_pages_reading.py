@@ -39,6 +39,13 @@ def test_a_desk_without_announcements_says_how_to_bring_papers_in(client_with: C
     assert "carrel import FILE" in answer.text
 
 
+@pytest.mark.parametrize("path", PAGES)
+def test_whoever_asks_only_whether_a_page_is_there_gets_its_headers(client: TestClient, path: str) -> None:
+    asked, read = client.head(path), client.get(path)
+    assert asked.status_code == read.status_code
+    assert asked.headers["content-type"] == read.headers["content-type"]
+
+
 def test_a_day_shows_its_first_twenty_papers_and_where_the_rest_is(page: Page) -> None:
     tree = page("/arxiv/cs.LG")
     assert numbers(tree) == [str(n) for n in range(1, 21)]

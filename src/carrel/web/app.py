@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 
@@ -34,6 +35,9 @@ def create_app(desk: Desk, *, hosts: Iterable[str] | None = None, static: Path =
     app.state.site = site
     # the order matters: /arxiv takes categories before it takes ids
     for room in (home, listing, paper, search, atlas, compare, method, runs, small):
+        for route in room.router.routes:
+            if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+                route.methods.add("HEAD")  # asks whether a page is there; the server leaves the body out
         app.include_router(room.router)
     add_error_pages(app)
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
