@@ -25,6 +25,10 @@ from .performer import Performer as Performer
 from .performer import PerformerState as PerformerState
 from .performer import gaussian_directions as gaussian_directions
 from .performer import random_features as random_features
+from .perturb import NOISES as NOISES
+from .perturb import gumbel_max as gumbel_max
+from .perturb import gumbel_softmax as gumbel_softmax
+from .perturb import perturb_max as perturb_max
 from .retention import GatedLinearAttention as GatedLinearAttention
 from .retention import GLAState as GLAState
 from .retention import Retention as Retention
