@@ -172,6 +172,16 @@ def test_plotly_gets_the_mean_a_band_and_the_axes():
     assert figure["layout"]["yaxis"] == {"title": {"text": "loss (nats)"}, "type": "linear"}
 
 
+def test_plotly_writes_powers_of_ten_alone_where_an_axis_holds_some():
+    def ticks(*x):
+        line = Series("rising", x, (tuple(range(len(x))),))
+        return plotly(curve(line, log="x"))["layout"]["xaxis"].get("dtick")
+
+    assert ticks(64.0, 16384.0) == 1
+    assert ticks(2.0, 9.0) is None
+    assert ticks(1.0, 1e9) is None
+
+
 def test_the_plot_for_terminals_shows_title_labels_ticks_and_names_in_80_columns():
     drawn = plot(curve(RISING, Series("flat", (0.0, 2.0), ((1.0, 1.0),))), width=80, height=10).plain
     lines = drawn.splitlines()

@@ -46,6 +46,10 @@ class Axis:
         """Both ends as plotly wants them: exponents of ten on a logarithmic axis."""
         return [math.log10(self.low), math.log10(self.high)] if self.log else [self.low, self.high]
 
+    def powers(self) -> int:
+        """How many powers of ten lie on a logarithmic axis."""
+        return math.floor(math.log10(self.high)) - math.ceil(math.log10(self.low)) + 1 if self.log else 0
+
     def place(self, value: float) -> float:
         """0 at ``low``, 1 at ``high``; NaN for what the axis cannot show."""
         if not math.isfinite(value) or (self.log and value <= 0):

@@ -18,6 +18,7 @@ from carrel.atlas.parts import Curve, Series
 from carrel.atlas.scatter import named_points, point_axes, points
 
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
+_POWERS = 6  # of ten, whose texts fit side by side
 _MARKED = 16  # a line of up to so many points shows them as dots
 _DENSE = 2  # points per pixel beyond which a line is thinned
 
@@ -89,6 +90,9 @@ def plotly(curve: Curve) -> dict[str, Any]:
         "xaxis": {"title": {"text": plain(curve.x_label)}, "type": "log" if "x" in curve.log else "linear"},
         "yaxis": {"title": {"text": plain(curve.y_label)}, "type": "log" if "y" in curve.log else "linear"},
     }
+    for name, axis in zip(("xaxis", "yaxis"), axes or (), strict=False):
+        if 2 <= axis.powers() <= _POWERS:
+            layout[name]["dtick"] = 1  # powers of ten alone: plotly's 2s and 5s between them run together on a phone
     if curve.points and axes is not None:
         layout["xaxis"]["range"], layout["yaxis"]["range"] = (axis.ends() for axis in axes)
     return {"data": data, "layout": layout}
