@@ -10,6 +10,7 @@ from torch import Tensor
 from carrel.ops import linear_scan, matrix_scan
 
 from . import (
+    concentration,
     decay,
     deer,
     gau,
@@ -236,6 +237,7 @@ CASES = {
             )
         ),
         Case("gpu-matrix-scan", "forward and backward, 8 x 4096 matrices of 4 x 4, float32", _matrix, "cuda", rounds=5),
+        *concentration.CASES,
         *decay.CASES,
         *deer.CASES,
         *gau.CASES,

@@ -5,6 +5,8 @@ from .flash import FLASHEncoder as FLASHEncoder
 from .flash import FLASHState as FLASHState
 from .gau import GAU as GAU
 from .gau import GAUEncoder as GAUEncoder
+from .gumbel import gumbel_max as gumbel_max
+from .gumbel import gumbel_softmax as gumbel_softmax
 from .latent import MLA as MLA
 from .linear import LINEAR_FEATURES as LINEAR_FEATURES
 from .linear import LinearAttention as LinearAttention
@@ -26,8 +28,6 @@ from .performer import PerformerState as PerformerState
 from .performer import gaussian_directions as gaussian_directions
 from .performer import random_features as random_features
 from .perturb import NOISES as NOISES
-from .perturb import gumbel_max as gumbel_max
-from .perturb import gumbel_softmax as gumbel_softmax
 from .perturb import perturb_max as perturb_max
 from .retention import GatedLinearAttention as GatedLinearAttention
 from .retention import GLAState as GLAState
