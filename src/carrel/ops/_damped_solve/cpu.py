@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
 
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
-
-@_kernel
+@kernel
 def _invert(M):
     """In place, by Gauss and Jordan without pivots: M is symmetric with eigenvalues of at least 1."""
     size = M.shape[0]
@@ -30,7 +25,7 @@ def _invert(M):
                     M[k, c] -= factor * M[p, c]
 
 
-@_kernel
+@kernel
 def _smooth(J, r, damping, inverses, offsets, work, delta, i0, i1, c0, c1):
     """inverses (B, L, D, D) holds the M^{-1}, offsets (B, L, D) the s; work (B, 3, D, D)."""
     length, size = r.shape[1:]
@@ -87,7 +82,7 @@ def _smooth(J, r, damping, inverses, offsets, work, delta, i0, i1, c0, c1):
                 out[a] = value
 
 
-@_kernel
+@kernel
 def _filter(J, r, damping, work, delta, i0, i1, c0, c1):
     length, size = r.shape[1:]
     for i in range(i0, i1):
@@ -134,7 +129,7 @@ def _filter(J, r, damping, work, delta, i0, i1, c0, c1):
                     P[a, b] = value
 
 
-@_kernel
+@kernel
 def _smooth_diagonal(J, r, damping, inverses, offsets, work, delta, i0, i1, c0, c1):
     length, size = r.shape[1:]
     for i in range(i0, i1):
@@ -157,7 +152,7 @@ def _smooth_diagonal(J, r, damping, inverses, offsets, work, delta, i0, i1, c0, 
                 delta[i, t, a] = s[a]
 
 
-@_kernel
+@kernel
 def _filter_diagonal(J, r, damping, work, delta, i0, i1, c0, c1):
     length, size = r.shape[1:]
     for i in range(i0, i1):

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
 from .cpu_among_four import carry_k, carry_q, finish_decays, finish_dk, finish_dq, meet, over_channels, put_decays
 from .cpu_tokens import (
@@ -39,7 +40,6 @@ from .cpu_tokens import (
     LANES,
     ROWS,
     TILE,
-    kernel,
     load_state,
     load_turned,
     plain,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._compile import kernel
 from .._vector_math import LOG2E, exp2
 from .._vectors import every, kept, lanes, load, plus, same, store, times, times_plus, total
 from .cpu_tokens import (
@@ -21,7 +22,6 @@ from .cpu_tokens import (
     LANES,
     ROWS,
     TILE,
-    kernel,
     plain,
     put,
 )

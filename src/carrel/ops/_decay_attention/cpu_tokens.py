@@ -6,16 +6,14 @@ no comparisons of addresses before it vectorises. Tokens past the end are filled
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# Products and sums may fuse and reorder; NaN and infinity keep their meaning.
-kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+from .._compile import kernel
 
 LANES, TILE = 16, 64
 # Rows of a block of LANES channels, four tokens each: q, k, decays a, what q sees of its own decay f (a, or 1 if

@@ -6,8 +6,9 @@ gradients of q and k (N numbers) and has N side by side: there S and G lie turne
 
 from __future__ import annotations
 
+from .._compile import kernel
 from .._vectors import every, lanes, load, plus, same, store, times, times_plus, total
-from .cpu_tokens import AT_D, AT_DOT, AT_G, AT_KA, AT_O, AT_QA, AT_V, AT_X, BLOCK, LANES, ROWS, TILE, kernel
+from .cpu_tokens import AT_D, AT_DOT, AT_G, AT_KA, AT_O, AT_QA, AT_V, AT_X, BLOCK, LANES, ROWS, TILE
 
 
 @kernel

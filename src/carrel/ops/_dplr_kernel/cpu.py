@@ -7,19 +7,15 @@ weights share stays in the cache; real and imaginary parts lie in rows of their 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
 from .._vectors import every, lanes, load, over, same, store, times, times_plus
-
-# Products and sums may fuse and reorder; NaN and infinity keep their meaning.
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 _NODES = 64
 
@@ -32,7 +28,7 @@ _FOUR, _END = 1280, 1792  # the sums of four weights
 _ROW = 10  # numbers per mode: see _constants
 
 
-@_kernel
+@kernel
 def _load(s, x, row, first, count, place, padding):
     for r in range(count):
         s[place + r] = x[row, first + r].real
@@ -42,7 +38,7 @@ def _load(s, x, row, first, count, place, padding):
         s[place + _NODES + r] = padding - padding
 
 
-@_kernel
+@kernel
 def _products(s):
     for r in range(_NODES):
         gr, gi, hr, hi = s[_G + r], s[_G + 64 + r], s[_H + r], s[_H + 64 + r]
@@ -54,14 +50,14 @@ def _products(s):
         s[_HH + 64 + r] = hr * hi + hr * hi
 
 
-@_kernel
+@kernel
 def _mixed(weight, mode):
     """2 Re w and 2 Re(w conj(lam))."""
     mixed = weight.real * mode.real + weight.imag * mode.imag
     return weight.real + weight.real, mixed + mixed
 
 
-@_kernel
+@kernel
 def _constants(table, w, lam):
     """What the modes are multiplied by: -2 Re lam and |lam|^2, then the two parts of four weights; 0 past the last."""
     for k in range(0, len(w), 4):
@@ -75,7 +71,7 @@ def _constants(table, w, lam):
                 table[at + 3 + 2 * j] = -beta
 
 
-@_kernel
+@kernel
 def _sum_modes(s, r, table, start, end, one):
     """Four weights' sums over the modes at as many nodes as a vector has lanes: alpha g / D - beta h / D, where
     D = g^2 - 2 g h Re lam + h^2 |lam|^2."""
@@ -109,7 +105,7 @@ def _sum_modes(s, r, table, start, end, one):
     store(s, _FOUR + 448 + r, y3)
 
 
-@_kernel
+@kernel
 def _forward(w, lam, g, h, out, unit, i0, i1, c0, c1):
     weights, modes, nodes = w.shape[1], w.shape[2], g.shape[1]
     s, row = np.zeros(_END, unit.dtype), modes * _ROW
@@ -129,7 +125,7 @@ def _forward(w, lam, g, h, out, unit, i0, i1, c0, c1):
                         out[i, k + j, first + r] = complex(s[_FOUR + 128 * j + r], s[_FOUR + 128 * j + 64 + r])
 
 
-@_kernel
+@kernel
 def _inverse(s, mode, one):
     """1 / (g - lam h) and 1 / (g - conj(lam) h)."""
     a, b = mode.real, mode.imag
@@ -146,7 +142,7 @@ def _inverse(s, mode, one):
         s[_Q + 64 + r] = -xi * scale
 
 
-@_kernel
+@kernel
 def _weigh(s, arrived, k, weight, zero):
     """The gradient of one weight; and what the gradients weigh together: e += conj(G) w, f += conj(G) conj(w)."""
     wr, wi = weight.real, weight.imag
@@ -163,7 +159,7 @@ def _weigh(s, arrived, k, weight, zero):
     return complex(re, im)
 
 
-@_kernel
+@kernel
 def _settle(s, zero):
     """The gradient of the mode, sum_j conj(h e R^2) + h f R'^2; and of g, which loses conj(e R^2 + f R'^2)."""
     re, im = zero, zero
@@ -182,7 +178,7 @@ def _settle(s, zero):
     return complex(re, im)
 
 
-@_kernel
+@kernel
 def _backward(w, lam, g, h, G, dw, dlam, dg, unit, i0, i1, c0, c1):
     weights, modes, nodes = w.shape[1], w.shape[2], g.shape[1]
     s = np.zeros(_END, unit.dtype)

@@ -9,24 +9,20 @@ the interval is halved.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
 from .._vector_math import exp2, log2
-
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 _LANES = 32
 _ROUNDS, _HALVINGS = 64, 64
 
 
-@_kernel
+@kernel
 def _maximum(x, lanes):
     """The largest entry; lane by lane, because a running maximum is not turned into vector code."""
     n, low = x.size, x.dtype.type(-np.inf)
@@ -45,7 +41,7 @@ def _maximum(x, lanes):
     return top
 
 
-@_kernel
+@kernel
 def _gather(x, top, scale, floor, z, place):
     """scale * (x - top) of the entries where that is above ``floor``, and their places; returns how many there are."""
     n = x.size
@@ -63,7 +59,7 @@ def _gather(x, top, scale, floor, z, place):
     return found
 
 
-@_kernel
+@kernel
 def _threshold_linear(z, m):
     """tau with sum (z - tau)+ = 1."""
     zero, one = z.dtype.type(0), z.dtype.type(1)
@@ -80,7 +76,7 @@ def _threshold_linear(z, m):
     return tau
 
 
-@_kernel
+@kernel
 def _threshold_square(z, m):
     """tau with sum (z - tau)+^2 = 1."""
     zero, one = z.dtype.type(0), z.dtype.type(1)
@@ -98,7 +94,7 @@ def _threshold_square(z, m):
     return tau
 
 
-@_kernel
+@kernel
 def _threshold(z, m, b):
     """tau with sum (z - tau)+^(1/b) = 1."""
     zero, one, half = z.dtype.type(0), z.dtype.type(1), z.dtype.type(0.5)
@@ -137,7 +133,7 @@ def _threshold(z, m, b):
     return tau
 
 
-@_kernel
+@kernel
 def _forward(x, alpha, kind, p, i0, i1, c0, c1):
     n = x.shape[1]
     zero, one = x.dtype.type(0), x.dtype.type(1)
@@ -177,7 +173,7 @@ def _forward(x, alpha, kind, p, i0, i1, c0, c1):
             out[place[i]] = z[i] * scale
 
 
-@_kernel
+@kernel
 def _backward(p, alpha, g, kind, dx, dalpha, i0, i1, c0, c1):
     n = p.shape[1]
     zero, one = p.dtype.type(0), p.dtype.type(1)

@@ -16,11 +16,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from .._compile import compiler
 from .._vector_math import LOG2E, exp2
 
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
+_kernel = compiler(("contract", "nsz"))
 _U: Any = np.uint64
 
 WIDTH = 128  # numbers of a block in one component

@@ -6,22 +6,19 @@ of the batch side by side in the inner one. The transposed update of the backwar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
-
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 _ROWS = 64  # rows side by side, whose states stay in the cache
 
 
-@_kernel
+@kernel
 def _forward(f, k, root, implicit, every, x, out, i0, i1, c0, c1):
     """x (N, R) is the state, in place; out (L, N, R) or empty."""
     length, size = f.shape[0], x.shape[0]
@@ -48,7 +45,7 @@ def _forward(f, k, root, implicit, every, x, out, i0, i1, c0, c1):
                         out[t, n, first + r] = y
 
 
-@_kernel
+@kernel
 def _backward(g, k, root, implicit, every, x, df, i0, i1, c0, c1):
     """x (N, R) is the gradient of the last state, and becomes that of the first; g (L, N, R) or empty."""
     length, size = df.shape[0], x.shape[0]

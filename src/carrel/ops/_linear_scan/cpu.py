@@ -11,24 +11,18 @@ which takes 0.5 to 1 s for a kernel and type and is cached on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks, repeated_as_one
-
-# Products and sums may fuse and reorder; NaN and infinity keep their meaning.
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 
 _PIECE = 1 << 18  # elements of a half type that are widened at a time: 1 MiB in float32, which the caches hold
 _FLUSH = 64  # tokens whose products are summed in the type itself before the sum goes to a wider one
 
 
-@_kernel
+@kernel
 def _forward(a, b, h, state, reverse, i0, i1, c0, c1):
     length, n = b.shape[1], c1 - c0
     for i in range(i0, i1):
@@ -48,7 +42,7 @@ def _forward(a, b, h, state, reverse, i0, i1, c0, c1):
                     out[c] = s[c]
 
 
-@_kernel
+@kernel
 def _forward_runs(a, b, h, state, reverse, i0, i1, c0, c1):
     length, run = b.shape[1], b.shape[2] // a.shape[2]
     for i in range(i0, i1):
@@ -65,7 +59,7 @@ def _forward_runs(a, b, h, state, reverse, i0, i1, c0, c1):
                     out[c] = s[c]
 
 
-@_kernel
+@kernel
 def _backward(a, h0, h, g, da, db, state, reverse, i0, i1, c0, c1):
     length, n = h.shape[1], c1 - c0
     for i in range(i0, i1):
@@ -93,7 +87,7 @@ def _backward(a, h0, h, g, da, db, state, reverse, i0, i1, c0, c1):
                     s[c] = np.conj(kept[c]) * value
 
 
-@_kernel
+@kernel
 def _backward_invariant(a, h0, h, g, partial, total, db, state, reverse, i0, i1, c0, c1):
     length, n = h.shape[1], c1 - c0
     for i in range(i0, i1):
@@ -125,7 +119,7 @@ def _backward_invariant(a, h0, h, g, partial, total, db, state, reverse, i0, i1,
                     sums[c] = 0
 
 
-@_kernel
+@kernel
 def _backward_runs(a, h0, h, g, da, total, nothing, db, state, reverse, i0, i1, c0, c1):
     length, run = h.shape[1], h.shape[2] // a.shape[2]
     invariant = a.shape[1] != length

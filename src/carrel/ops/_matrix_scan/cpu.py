@@ -7,24 +7,22 @@ to 8; states of several columns take row updates. Rows of the batch are shared a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks, repeated_as_one
 
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 _UNROLLED = 8
 
 
 def _forward_column(size: int) -> Callable[..., None]:
     """States of one column, N = size, or any N for size 0."""
 
-    @_kernel
-    def kernel(A, b, h, state, reverse, i0, i1, c0, c1):
+    @kernel
+    def column(A, b, h, state, reverse, i0, i1, c0, c1):
         length = b.shape[1]
         n = size if size > 0 else b.shape[2]
         for i in range(i0, i1):
@@ -41,12 +39,12 @@ def _forward_column(size: int) -> Callable[..., None]:
                 for r in range(n):
                     s[r] = out[r]
 
-    return kernel
+    return column
 
 
 def _backward_column(size: int) -> Callable[..., None]:
-    @_kernel
-    def kernel(A, h0, h, g, dA, total, db, state, reverse, i0, i1, c0, c1):
+    @kernel
+    def column(A, h0, h, g, dA, total, db, state, reverse, i0, i1, c0, c1):
         length = h.shape[1]
         n = size if size > 0 else h.shape[2]
         invariant = A.shape[1] != length
@@ -77,10 +75,10 @@ def _backward_column(size: int) -> Callable[..., None]:
                     for c in range(n):
                         s[c] += np.conj(step[r, c]) * lam[r]
 
-    return kernel
+    return column
 
 
-@_kernel
+@kernel
 def _forward_columns(A, b, h, state, n, m, reverse, i0, i1, c0, c1):
     length = b.shape[1]
     for i in range(i0, i1):
@@ -101,7 +99,7 @@ def _forward_columns(A, b, h, state, n, m, reverse, i0, i1, c0, c1):
                 s[j] = whole[j]
 
 
-@_kernel
+@kernel
 def _backward_columns(A, h0, h, g, dA, total, db, state, nothing, n, m, reverse, i0, i1, c0, c1):
     length = h.shape[1]
     invariant = A.shape[1] != length

@@ -9,25 +9,19 @@ Arrays are indexed, not sliced: a slice counts references, which takes longer th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
-
-# Products and sums may fuse and reorder; NaN and infinity keep their meaning.
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 
 _TILE = 64  # steps whose powers are kept
 _RESTART = 64  # tiles between two exact exponentials
 _TILES = 4  # tiles made together, so that each power that is loaded serves four products
 
 
-@_kernel
+@kernel
 def _powers(rates, zr, zi, wr, wi):
     """z^r for r = 0 .. 63 of every mode, and w = z^64."""
     for n in range(rates.shape[0]):
@@ -43,7 +37,7 @@ def _powers(rates, zr, zi, wr, wi):
         wi[n] = w.imag
 
 
-@_kernel
+@kernel
 def _advance(tr, ti, wr, wi):
     for n in range(tr.shape[0]):
         x, y = tr[n], ti[n]
@@ -51,7 +45,7 @@ def _advance(tr, ti, wr, wi):
         ti[n] = x * wi[n] + y * wr[n]
 
 
-@_kernel
+@kernel
 def _combine(zr, zi, cr, ci, acc):
     """Four tiles of the kernel, each a combination of the modes' powers."""
     for k in range(_TILES):
@@ -70,7 +64,7 @@ def _combine(zr, zi, cr, ci, acc):
             acc[3, r] += a3 * x - b3 * y + c3 * z - d3 * w
 
 
-@_kernel
+@kernel
 def _combine_one(zr, zi, cr, ci, acc, k):
     """One tile, where fewer than four are left."""
     for r in range(_TILE):
@@ -81,7 +75,7 @@ def _combine_one(zr, zi, cr, ci, acc, k):
             acc[k, r] += a * zr[n, r] - b * zi[n, r] + c * zr[n + 1, r] - d * zi[n + 1, r]
 
 
-@_kernel
+@kernel
 def _evaluate(v, a, out, tiny, h0, h1, c0, c1):
     batch, modes, length = v.shape[0], v.shape[2], out.shape[2]
     padded, tiles = modes + modes % 2, (length + _TILE - 1) // _TILE
@@ -117,7 +111,7 @@ def _evaluate(v, a, out, tiny, h0, h1, c0, c1):
                         out[b, h, first + r] = acc[k, r]
 
 
-@_kernel
+@kernel
 def _project(z, g, acc):
     """acc[k] = sum_r g[k, r] z[r] for four tiles of a sequence."""
     for k in range(_TILES):
@@ -134,7 +128,7 @@ def _project(z, g, acc):
             acc[3, m] += a3 * x + b3 * y
 
 
-@_kernel
+@kernel
 def _project_one(z, g, acc, k):
     """One tile, where fewer than four are left."""
     for m in range(z.shape[1]):
@@ -145,7 +139,7 @@ def _project_one(z, g, acc, k):
             acc[k, m] += a * z[r, m] + b * z[r + 1, m] + c * z[r + 2, m] + d * z[r + 3, m]
 
 
-@_kernel
+@kernel
 def _gather(tr, ti, p, k, sr, si, scale):
     modes = tr.shape[0]
     for n in range(modes):
@@ -154,7 +148,7 @@ def _gather(tr, ti, p, k, sr, si, scale):
         si[n] += tr[n] * y + ti[n] * x
 
 
-@_kernel
+@kernel
 def _moments(u, a, s, s1, first, h0, h1, c0, c1):
     """sum_l u_l z^l and, if ``first``, sum_l l u_l z^l as well."""
     batch, length, modes = u.shape[0], u.shape[2], a.shape[1]

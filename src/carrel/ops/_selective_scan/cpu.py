@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
 from .._vector_math import LOG2E, exp2
-from .cpu_block import BLOCK, clear, kernel, load_token, place, sigmoid, take_step
+from .cpu_block import BLOCK, clear, load_token, place, sigmoid, take_step
 from .reference import not_negative, step_below_zero
 
 

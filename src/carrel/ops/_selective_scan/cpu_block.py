@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from numba import njit
-
+from .._compile import kernel
 from .._vector_math import LOG2E, exp2, log1p_unit
-
-# Products and sums may fuse and reorder; NaN and infinity keep their meaning.
-kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 BLOCK = 64  # channels: eight vectors of float32
 

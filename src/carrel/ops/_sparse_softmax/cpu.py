@@ -6,23 +6,19 @@ those, so a second pass gathers the few that are, and the k largest of these are
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
 
 # without "nnan": a score that is not a number has to be seen
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 _LANES, _BLOCK = 128, 16
 
 
-@_kernel
+@kernel
 def _sink(heap, at, size):
     """Put the entry at ``at`` where it belongs below."""
     value = heap[at]
@@ -39,7 +35,7 @@ def _sink(heap, at, size):
     heap[at] = value
 
 
-@_kernel
+@kernel
 def _least_of_largest(x, k, heap):
     """The k-th largest entry."""
     for i in range(k):
@@ -53,7 +49,7 @@ def _least_of_largest(x, k, heap):
     return heap[0]
 
 
-@_kernel
+@kernel
 def _bound(x, k, lanes, heap):
     """A number that at least k entries are not below."""
     n = x.size
@@ -68,7 +64,7 @@ def _bound(x, k, lanes, heap):
     return _least_of_largest(lanes, k, heap)
 
 
-@_kernel
+@kernel
 def _gather(x, edge, z, place):
     """The entries that are not below ``edge``, also what is not a number, and their places; returns how many."""
     n, found = x.size, 0
@@ -85,7 +81,7 @@ def _gather(x, edge, z, place):
     return found
 
 
-@_kernel
+@kernel
 def _forward(x, k, p, i0, i1, c0, c1):
     n = x.shape[1]
     zero, one, low = x.dtype.type(0), x.dtype.type(1), x.dtype.type(-np.inf)
@@ -124,7 +120,7 @@ def _forward(x, k, p, i0, i1, c0, c1):
             out[place[i]] = z[i] * scale
 
 
-@_kernel
+@kernel
 def _backward(p, g, dx, i0, i1, c0, c1):
     n = p.shape[1]
     zero = p.dtype.type(0)

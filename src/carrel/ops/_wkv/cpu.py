@@ -9,31 +9,27 @@ The backward pass computes the states of a chunk again, from those kept at its s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .._compile import kernel
 from .._memory import array, fresh, over_blocks
 from .._vector_math import LOG2E, exp2
-
-# Products and sums may fuse and reorder; NaN and infinity keep their meaning.
-_kernel: Callable[..., Any] = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 BLOCK = 256  # channels: segments of a row under 1 KiB halve the speed of the forward pass
 
 
-@_kernel
+@kernel
 def _load(s, k, v, width):
     for c in range(width):
         s[5 * BLOCK + c] = k[c]
         s[6 * BLOCK + c] = v[c]
 
 
-@_kernel
+@kernel
 def _step(s, width):
     """Put y in the row of v, and move the state on. Rows of s: a, b, p, w, u, k, v."""
     one, down = s.dtype.type(1), s.dtype.type(-LOG2E)
@@ -53,7 +49,7 @@ def _step(s, width):
         s[2 * BLOCK + c] = p - s[3 * BLOCK + c] if ahead >= 0 else k
 
 
-@_kernel
+@kernel
 def _forward(w, u, k, v, a, b, p, y, states, tokens, i0, i1, c0, c1):
     length = k.shape[1]
     s = np.zeros(7 * BLOCK, a.dtype)
@@ -85,7 +81,7 @@ def _forward(w, u, k, v, a, b, p, y, states, tokens, i0, i1, c0, c1):
                 p[i, first + c] = s[2 * BLOCK + c]
 
 
-@_kernel
+@kernel
 def _again(past, s, width):
     """A step of the state once more. Rows of past: what of the past and of the token is in y, and in the next state; a
     and b before it."""
@@ -112,7 +108,7 @@ def _again(past, s, width):
         s[2 * BLOCK + c] = p - s[3 * BLOCK + c] if ahead >= 0 else k
 
 
-@_kernel
+@kernel
 def _back(r, past, width):
     """Rows of r: v, the gradient of y; those of a, b and p after the token, then before it; dk, dv; sums of du, dw."""
     zero, one = r.dtype.type(0), r.dtype.type(1)
@@ -137,7 +133,7 @@ def _back(r, past, width):
         r[4 * BLOCK + c] = dp
 
 
-@_kernel
+@kernel
 def _backward(w, u, k, v, a0, b0, states, g, ga, gb, gp, dw, du, dk, dv, da, db, dp, tokens, i0, i1, c0, c1):
     length = k.shape[1]
     zero = a0.dtype.type(0)
