@@ -9,6 +9,7 @@ from carrel.attention import (
     NORMALIZERS,
     entmax_loss,
     normalize,
+    perturb_max,
     sparse_softmax_loss,
     sparsemax_loss,
     taylor_softmax,
@@ -16,7 +17,12 @@ from carrel.attention import (
 from carrel.ops import entmax, entmax15, sparsemax
 
 REAL = torch.float64
-OPTIONS = {"sparse-softmax": {"k": 3}, "entmax": {"alpha": 1.25}, "taylor-softmax": {"order": 4}}
+OPTIONS = {
+    "sparse-softmax": {"k": 3},
+    "entmax": {"alpha": 1.25},
+    "taylor-softmax": {"order": 4},
+    "perturb-max": {"points": 64},
+}
 ALPHAS = [1.0, 1.25, 1.5, 2.0, 3.0]
 every_kind = pytest.mark.parametrize("kind", NORMALIZERS)
 
@@ -42,6 +48,7 @@ def test_every_name_is_the_rule_of_its_definition():
         "entmax": entmax(x, 1.25),
         "taylor-softmax": f / f.sum(-1, keepdim=True),
         "relu2": x.clamp(min=0) ** 2 / (x.clamp(min=0) ** 2).sum(-1, keepdim=True),
+        "perturb-max": perturb_max(x),
     }
     assert set(wanted) == set(NORMALIZERS)
     for kind, p in wanted.items():

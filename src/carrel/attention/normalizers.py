@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from carrel.ops import entmax, entmax15, sparse_softmax, sparsemax
 
+from .perturb import perturb_max
+
 NORMALIZERS: tuple[str, ...] = (
     "softmax",
     "sparse-softmax",
@@ -19,6 +21,7 @@ NORMALIZERS: tuple[str, ...] = (
     "entmax",
     "taylor-softmax",
     "relu2",
+    "perturb-max",
 )
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -37,10 +40,11 @@ def normalize(x: Tensor, kind: str = "softmax", dim: int = -1, mask: Tensor | No
         dim: the axis that sums to 1.
         mask: bool, broadcastable to x; where False the weight is 0, and so is its gradient.
         options: ``k`` of "sparse-softmax", ``alpha`` of "entmax" (a number or a tensor, see `carrel.ops.entmax`) and
-            ``order`` of "taylor-softmax".
+            ``order`` of "taylor-softmax", ``noise``, ``scale`` and ``points`` of "perturb-max".
     Returns p: like x. A row without a visible entry, or for "relu2" without a positive one, is 0 throughout.
     Raises ValueError: an unknown kind, an option that it does not take, what the rule itself refuses.
-    Cost: a few passes over x.   Source: the functions named as the kinds are; arXiv:2109.08668 for "relu2".
+    Cost: a few passes over x, hundreds for "perturb-max".
+    Source: the functions named as the kinds are; arXiv:2109.08668 for "relu2".
     """
     rule = _RULES.get(kind)
     if rule is None:
@@ -237,5 +241,11 @@ _RULES: dict[str, Callable[..., Tensor]] = {
     "entmax": entmax,
     "taylor-softmax": taylor_softmax,
     "relu2": _relu2,
+    "perturb-max": perturb_max,
 }
-_OPTIONS = {"sparse-softmax": ("k",), "entmax": ("alpha",), "taylor-softmax": ("order",)}
+_OPTIONS = {
+    "sparse-softmax": ("k",),
+    "entmax": ("alpha",),
+    "taylor-softmax": ("order",),
+    "perturb-max": ("noise", "scale", "points"),
+}
