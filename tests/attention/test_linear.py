@@ -144,6 +144,31 @@ def test_half_types_keep_float32_sums():
         assert half.dtype == torch.bfloat16
         assert state.S.dtype == torch.float32
         assert (half - exact).abs().max() < 0.05 * exact.abs().max()
+        # features are not rounded: the same as in float32 from what the halves say
+        same = [t.bfloat16().float() for t in (q, k, v)]
+        _, wanted = linear_attention(*same, feature=feature, normalize=normalize)
+        torch.testing.assert_close(state.S, wanted.S, atol=1e-5 * float(wanted.S.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("feature", ["elu1", "exp", "efficient"])
+def test_a_state_of_float64_stays_one(feature):
+    q, k, v = problem(9, dtype=torch.float32)
+    _, state = linear_attention(q, k, v, feature=feature)
+    wide = LinearAttentionState(*(t.double() for t in state))
+    for causal in (True, False):
+        _, after = linear_attention(q, k, v, wide, feature=feature, causal=causal)
+        assert after.S.dtype == torch.float64
+
+
+@pytest.mark.parametrize("feature", ["exp", "efficient"])
+def test_a_call_without_tokens_leaves_the_state_alone(feature):
+    q, k, v = problem(9)
+    none = [t[:, :, :0] for t in (q, k, v)]
+    for causal in (True, False):
+        _, first = linear_attention(*none, feature=feature, causal=causal)
+        _, first = linear_attention(*none, first, feature=feature, causal=causal)
+        o, _ = linear_attention(q, k, v, first, feature=feature)
+        torch.testing.assert_close(o, linear_attention(q, k, v, feature=feature)[0], atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize(("feature", "normalize"), ALL)
@@ -209,6 +234,14 @@ def test_the_mixer_compiles_as_one_graph():
         (
             {"state": LinearAttentionState(torch.zeros(2, 2, 3, 2), torch.zeros(2, 2, 0), torch.zeros(2, 2, 0))},
             "state must have z of shape (2, 2, 3), got (2, 2, 0)",
+        ),
+        (
+            {"state": LinearAttentionState(torch.zeros(2, 2, 2, 2), torch.zeros(2, 2, 3), torch.zeros(2, 2, 0))},
+            "state must have S of shape (2, 2, 3, 2), got (2, 2, 2, 2)",
+        ),
+        (
+            {"state": LinearAttentionState(torch.zeros(1, 2, 3, 2), torch.zeros(1, 2, 3), torch.zeros(1, 2, 0))},
+            "state must have S of shape (2, 2, 3, 2), got (1, 2, 3, 2)",
         ),
         ({"chunk": 0}, "chunk must be a whole number of at least 1, got 0"),
     ],
