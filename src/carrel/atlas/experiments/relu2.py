@@ -79,7 +79,7 @@ def _measure(generator: torch.Generator, longest: int, rounds: int) -> Report:
     else:
         report.verdict(
             "not-shown",
-            "Squares of positive scores are exact in blocks, but take more time than a fused softmax of the same sizes.",
+            "Squares of positive scores are exact in blocks, but take longer than a fused softmax of the same sizes.",
         )
     return report
 
