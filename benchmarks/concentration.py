@@ -9,9 +9,10 @@ from torch import Tensor
 
 from carrel.theory import Concentration, attention_concentration, concentration
 
-from .case import Case, Problem, Side
+from .case import Bar, Case, Problem, Side
 
 _TOKENS, _DIM = 4096, 64
+_MATRIX = "the matrix, then its measures"
 
 
 def _from_matrix(q: Tensor, k: Tensor) -> Concentration:
@@ -27,12 +28,19 @@ def _problem(device: torch.device) -> Problem:
 
     sides: dict[str, Side] = {
         "carrel attention_concentration": lambda: attention_concentration(q, k),
-        "the matrix, then its measures": lambda: _from_matrix(q, k),
+        _MATRIX: lambda: _from_matrix(q, k),
         "the product alone": lambda: q @ k.mT,
     }
     return Problem(check, 1e-3, sides, memory=True)
 
 
 CASES = (
-    Case("concentration", f"softmax, {_TOKENS} queries and keys of {_DIM}, float32", _problem, rounds=3, warmup=1),
+    Case(
+        "concentration",
+        f"softmax, {_TOKENS} queries and keys of {_DIM}, float32",
+        _problem,
+        bars=(Bar(_MATRIX, 1),),
+        rounds=3,
+        warmup=1,
+    ),
 )
