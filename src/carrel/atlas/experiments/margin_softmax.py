@@ -111,12 +111,13 @@ def _judge(report: Report, runs: Any, tuned: Any, dim: int, margin: float) -> No
     low, high = _SCALES
     as_wide = runs[dim, "cos", 0.0, low].gap > 0.9 * runs[dim, "cos", margin, high].gap
     if wider and wider_tuned and not as_wide:
-        report.verdict("holds", "At equal accuracy the margin widens the gap between classes, at either scale.")
+        report.verdict("holds", "Where classes have room the margin widens the gap between them at equal accuracy.")
     elif wider and wider_tuned:
         report.verdict(
             "caveat",
-            "At equal accuracy the margin widens the gap between classes, at either scale; but a lower scale without "
-            "any margin opens it about as far as the margin does at the usual, higher scale.",
+            "Where classes have room the margin widens the gap between them at equal accuracy, at either scale; but a "
+            "lower scale without any margin opens it about as far as the margin does at the usual, higher scale. On a "
+            "circle, too small for ten classes, the gap widens too and accuracy moves either way.",
         )
     elif wider:
         report.verdict(
