@@ -150,6 +150,17 @@ def test_it_compiles_as_one_graph(kind):
     torch.testing.assert_close(compiled(x, before)[0], mixer(x, before)[0], atol=1e-10, rtol=0)
 
 
+def test_gates_begin_at_the_half_of_what_their_root_lets_through():
+    """sigmoid(0)^(1 / 16) per token: half of a token is left after 16."""
+    torch.manual_seed(0)
+    mixer = GatedLinearAttention(8, 2).double()
+    x = torch.zeros(1, 17, 8, dtype=torch.float64)
+    x[:, 0] = torch.randn(8)
+    _, state = mixer(x[:, :1])
+    _, later = mixer(x[:, 1:], state)
+    torch.testing.assert_close(later.S, state.S / 2, atol=1e-12, rtol=0)
+
+
 def test_the_gates_bias_is_kept_from_weight_decay():
     mixer, _ = made("gla")
     kept = {id(p) for p in parameter_groups(mixer, weight_decay=0.1)[1]["params"]}

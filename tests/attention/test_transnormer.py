@@ -110,6 +110,19 @@ def test_rows_may_stand_at_different_positions():
         torch.testing.assert_close(torch.cat(outputs, 1), wanted, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_short_pieces_go_over_the_border_of_a_block(size):
+    mixer, x = made("diag")  # blocks of 5
+    for first in range(6):
+        state, outputs = mixer(x[:, :first])[1], []
+        for piece in x[:, first:].split(size, 1):
+            y, state = mixer(piece, state)
+            outputs.append(y)
+        torch.testing.assert_close(torch.cat(outputs, 1), mixer(x)[0][:, first:], atol=1e-12, rtol=0)
+        assert not state.k[:, :, 13 % 5 :].any()  # nothing is left of the block before
+        assert not state.v[:, :, 13 % 5 :].any()
+
+
 @pytest.mark.parametrize("kind", MAKE)
 def test_streaming(kind):
     check_streaming(made(kind)[0], 8)
