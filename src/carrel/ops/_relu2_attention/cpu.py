@@ -1,9 +1,9 @@
 """Blocks of `relu2_attention` on the CPU: torch's matrix products, with one pass over the block between them.
 
-A block of 256 queries by 256 keys stays in the second-level cache, and its products run at 0.9 of the speed of large
-ones; beside values of 512 channels relu and square take a fiftieth of the time, so there is little for a kernel of our
-own to fuse. Blocks above the diagonal are never looked at. Few queries have broader blocks, and short sequences share
-one: as many rows of batch and heads at once as fit in it.
+A block of 384 queries by 768 keys stays in the cache, and its products run at 0.9 of the speed of large ones; beside
+values of 512 channels relu and square take a fiftieth of the time, so there is little for a kernel of our own to fuse.
+Blocks above the diagonal are never looked at. Few queries have broader blocks, and short sequences share one: as many
+rows of batch and heads at once as fit in it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .._memory import fresh
 
-_QUERIES, _KEYS = 256, 256
-_CORNER = 64  # queries of a block where most blocks lie on the diagonal, half of which is computed in vain
+_QUERIES, _KEYS = 384, 768
+_CORNER = 64, 4  # least queries of a block, and blocks at least, where much of the work would lie above the diagonal
 
 
 class _Block(NamedTuple):
@@ -31,7 +31,8 @@ class _Block(NamedTuple):
 
 def _blocks(rows: int, length: int, columns: int, causal: bool) -> Iterator[_Block]:
     past = columns - length
-    tall = _CORNER if causal and columns <= _KEYS else _QUERIES
+    least, parts = _CORNER
+    tall = min(_QUERIES, max(least, columns // parts)) if causal else _QUERIES
     pairs = _QUERIES * _KEYS
     broad = pairs // max(1, min(length, tall))  # all keys at once for the one query of decoding
     group = max(1, pairs // max(1, min(length, tall) * min(columns, broad)))
