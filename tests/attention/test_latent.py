@@ -86,6 +86,12 @@ def test_output_is_the_definition_written_out(options):
         torch.testing.assert_close(torch.cat([y, m(x[:, cut:], state)[0]], 1), wanted, atol=1e-12, rtol=0)
 
 
+def test_without_norms_there_are_none():
+    assert not [name for name, _ in mixer(q_rank=7, norm=False).named_parameters() if "norm" in name]
+    both = [name for name, _ in mixer(q_rank=7).named_parameters() if "norm" in name]
+    assert both == ["q_norm.weight", "kv_norm.weight"]
+
+
 def test_absorbed_and_rebuilt_are_the_same():
     m, x = mixer(16, 4, kv_rank=32, nope_dim=16, v_dim=16), noise(2, 40, 16)
     _, state = m(x[:, :30])

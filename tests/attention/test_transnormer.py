@@ -168,6 +168,9 @@ def test_the_layers_of_a_model_are_blocks_first_and_the_norm_after():
     layers = TransNormerLayers(5, heads=2, block=7)
     kinds = [type(layers(8)).__name__ for _ in range(10)]
     assert kinds == ["DiagAttention", "DiagAttention", "NormAttention", "NormAttention", "NormAttention"] * 2
+    for diagonal in (0, 3):
+        layers = TransNormerLayers(3, heads=2, diagonal=diagonal)
+        assert sum(type(layers(8)) is DiagAttention for _ in range(3)) == diagonal
     model = SequenceModel(TransNormerLayers(2, heads=2, block=7), 8, 2, in_dim=3, out_dim=1)
     assert [type(m).__name__ for m in model.modules() if type(m).__name__.endswith("Attention")] == kinds[1:3]
 
