@@ -101,9 +101,12 @@ def test_the_error_against_softmax_attention_falls_with_the_root_of_the_features
 def test_huge_inputs_give_no_nan(kind):
     torch.manual_seed(0)
     mixer = Performer(8, 2, kind=kind)
-    y, state = mixer(300 * torch.randn(2, 70, 8))
+    x = 300 * torch.randn(2, 70, 8)
+    y, state = mixer(x)
     assert torch.isfinite(y).all()
     assert all(torch.isfinite(t).all() for t in state[:3])
+    x = 10 * torch.randn(2, 1, 8)  # features of some e^-40, and a token that sees itself alone
+    torch.testing.assert_close(mixer(x)[0], mixer.out(mixer.qkv(x)[..., 16:]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,6 +169,14 @@ def test_half_precision_keeps_float32_sums():
         y, state = mixer(x)
     assert state.S.dtype == torch.float32
     assert (y - exact).abs().max() < 0.05 * exact.abs().max()
+    # exponents of half types would be wrong by whole factors: with queries and keys of float32 nothing may change
+    q, k, v = (torch.randn(2, 2, 70, 8) for _ in range(3))
+    mixer.qkv = torch.nn.Identity()
+    given = torch.stack([8 * q, 8 * k, v], 0).permute(1, 3, 0, 2, 4).flatten(2)
+    mixer.out, mixer.dim = torch.nn.Identity(), given.shape[-1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = mixer(given)[0]
+    torch.testing.assert_close(half, mixer(given)[0], atol=1e-5, rtol=0)
 
 
 def test_it_compiles_as_one_graph():

@@ -15,6 +15,7 @@ DIM = 12
 PATTERNS = {
     "window": {"pattern": "window", "width": 5},
     "sinks": {"pattern": "window", "width": 4, "sinks": 3},
+    "many sinks": {"pattern": "window", "width": 2, "sinks": 9},
     "wide": {"pattern": "window", "width": 70},
     "one": {"pattern": "window", "width": 1},
     "dilated": {"pattern": "window", "width": 3, "dilation": 3},
@@ -144,6 +145,7 @@ def test_states_are_as_small_as_the_pattern_allows():
         "window": 5,
         "sinks": 7,
         "wide": 70,
+        "many sinks": 11,
         "one": 1,
         "dilated": 7,
         "far": 8,

@@ -103,6 +103,16 @@ def test_near_one_it_is_softmax(backend):
 
 
 @every_backend
+def test_a_learnt_alpha_that_has_sunk_to_one_is_still_softmax(backend):
+    x = scores(5, 40)
+    alpha = torch.tensor([[1.0]], dtype=REAL, device=DEVICE, requires_grad=True)
+    p = entmax(x, alpha, backend=backend)
+    torch.testing.assert_close(p, torch.softmax(x, -1), atol=1e-3, rtol=0)
+    (slope,) = torch.autograd.grad(p.square().sum(), alpha)
+    assert torch.isfinite(slope).all()
+
+
+@every_backend
 @pytest.mark.parametrize("alpha", [1.25, 1.5, 2.0, 3.0])
 def test_shifts_do_not_matter_order_is_kept_and_equals_share(backend, alpha):
     x = scores(3, 30)
