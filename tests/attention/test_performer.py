@@ -148,6 +148,10 @@ def test_redrawing_changes_the_features_and_refuses_older_states():
     with pytest.raises(ValueError, match="drawn anew after this state was made"):
         mixer(x, state)
     mixer(x, mixer(x)[1])
+    free = Performer(8, 2, orthogonal=False)
+    free.redraw_(generator(3))
+    w = free.directions[:4].double()
+    assert (w @ w.T - (w @ w.T).diag().diag()).abs().max() > 0.1  # as far from right angles as the first draw was
 
 
 def test_the_number_of_features_is_d_ln_d_and_they_travel_with_the_module():

@@ -102,6 +102,17 @@ def test_near_one_it_is_softmax(backend):
     assert 8 < gaps[0] / gaps[1] < 12  # the distance is of first order
 
 
+@pytest.mark.skipif(TRITON, reason="whether a maximum passes over what is not a number is the GPU's own affair")
+@pytest.mark.parametrize("alpha", [1.25, 1.5, 2.0])
+@pytest.mark.parametrize("at", [0, 20, 39])
+def test_what_is_not_a_number_is_not_passed_over(alpha, at):
+    x = scores(2, 40)
+    x[0, at] = math.nan
+    p = entmax(x, alpha, backend="cpu")
+    assert p[0].isnan().any()
+    assert not p[1].isnan().any()
+
+
 @every_backend
 def test_a_learnt_alpha_that_has_sunk_to_one_is_still_softmax(backend):
     x = scores(5, 40)

@@ -43,19 +43,20 @@ def _maximum(x, lanes):
 
 @kernel
 def _gather(x, top, scale, floor, z, place):
-    """scale * (x - top) of the entries where that is above ``floor``, and their places; returns how many there are."""
+    """scale * (x - top) of the entries where that is above ``floor``, also of what is not a number, and their places;
+    returns how many there are."""
     n = x.size
     found, edge = 0, top + floor / scale
     for start in range(0, n, _LANES):
         block = x[start : min(start + _LANES, n)]
         hits = 0
         for c in range(block.size):
-            hits += block[c] > edge
+            hits += not block[c] <= edge
         if hits:
             for c in range(block.size):
                 z[found] = (block[c] - top) * scale
                 place[found] = start + c
-                found += block[c] > edge
+                found += not block[c] <= edge
     return found
 
 
@@ -144,13 +145,19 @@ def _forward(x, alpha, kind, p, i0, i1, c0, c1):
         for i in range(n):
             out[i] = zero
         top = _maximum(own, lanes)
-        if not top > -np.inf:  # nothing is visible, or something is not a number
-            if top != top:
-                for i in range(n):
-                    out[i] = top
+        if not top > -np.inf:  # nothing is visible, or nothing is a number
+            for i in range(n):
+                out[i] = own[i] if own[i] != own[i] else zero
             continue
         b = x.dtype.type((kind if kind > 0 else alpha[row]) - 1)
         m = _gather(own, top, b, -one, z, place)
+        unknown = False
+        for i in range(m):
+            unknown |= z[i] != z[i]
+        if unknown:
+            for i in range(n):
+                out[i] = np.nan
+            continue
         if kind == 2:
             tau = _threshold_linear(z, m)
         elif kind == 1.5:
