@@ -39,7 +39,8 @@ class RecallSide:
     def train(self, steps: int, rate: float, *, looks: int) -> None:
         self.rate = rate
         optimiser = torch.optim.AdamW(parameter_groups(self.model, weight_decay=0.01), lr=rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
+        rise = max(0.1, 1.5 / steps)  # a rise of exactly one step is more than torch can divide by
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=min(1.0, rise))
         stops = {round(steps * (i + 1) / looks) for i in range(looks)} if looks else set()
         for step in range(1, steps + 1):
             guesses, truth = self._asked(self._sequences(BATCH, self.length))

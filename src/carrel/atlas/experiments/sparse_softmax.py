@@ -145,7 +145,10 @@ class _Trained:
 
     def _train(self, model: nn.Module, world: _World, way: str, steps: int, rate: float, few: int) -> nn.Module:
         optimiser = torch.optim.Adam(model.parameters(), lr=rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(2, steps), pct_start=0.1)
+        rise = max(0.1, 1.5 / steps)  # a rise of exactly one step is more than torch can divide by
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, rate, total_steps=max(2, steps), pct_start=min(1.0, rise)
+        )
         for _ in range(steps):
             x, y = world.examples(way)
             loss = sparse_softmax_loss(model(x), y, few) if few < self._classes else cross_entropy(model(x), y)

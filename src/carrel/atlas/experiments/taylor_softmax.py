@@ -146,7 +146,8 @@ def _trained(seed: int, mixer: Callable[[int], Mixer], pairs: int, steps: int, r
         reader = _Reader(mixer)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(parameter_groups(reader, weight_decay=0.01), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(2, steps), pct_start=0.1)
+    rise = max(0.1, 1.5 / steps)  # a rise of exactly one step is more than torch can divide by
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(2, steps), pct_start=min(1.0, rise))
 
     def loss(rows: int) -> Tensor:
         *shown, answers = _drawn(rows, pairs, generator)
