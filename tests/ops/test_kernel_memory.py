@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from carrel.ops import _memory, linear_scan
+from carrel.ops import _memory, decay_attention, linear_scan
 from carrel.ops._memory import array, fresh, over_blocks, repeated_as_one
 
 
@@ -37,6 +37,26 @@ def test_fresh_memory_is_an_ordinary_tensor(shape):
     assert x.shape == shape
     assert x.is_contiguous()
     assert torch.equal(x.fill_(2), torch.full(shape, 2.0))
+    assert not x._is_view()
+
+
+@pytest.mark.skipif(_memory._libc is None, reason="needs huge pages")
+def test_large_memory_begins_where_a_huge_page_does_and_keeps_its_last_number():
+    for size in (1 << 20, (1 << 20) + 1, 3_000_001):
+        x = fresh((size,), torch.float32)
+        assert x.data_ptr() % _memory._PAGE == 0
+        assert x.storage_offset() + size <= x.untyped_storage().nbytes() // 4
+        x[-1] = 7
+        assert x[-1] == 7
+
+
+def test_a_large_result_may_be_changed_in_place_and_differentiated():
+    q, k, v = (torch.rand(1, 8, 2048, 64, requires_grad=True) for _ in range(3))
+    o, _ = decay_attention(q, k, v, torch.zeros(1, 8, 2048))
+    assert o.storage_offset()  # it is one of the large ones
+    o.mul_(2)
+    o.sum().backward()
+    assert q.grad is not None
 
 
 def test_what_only_repeats_itself_is_kept_once():
@@ -108,7 +128,7 @@ def test_a_forked_child_may_scan_after_its_parent_did():
     """The child inherits the pool but not its threads; numba's OpenMP loops die here."""
     program = """
 import os, torch
-from carrel.ops import _memory, linear_scan
+from carrel.ops import _memory, decay_attention, linear_scan
 _memory._PARALLEL = 0
 torch.set_num_threads(2)
 a, b = torch.rand(4, 50, 64), torch.randn(4, 50, 64)

@@ -39,9 +39,9 @@ from .scale import gradient_size as gradient_size
 from .sparse import SparseAttention as SparseAttention
 from .sparse import SparsePattern as SparsePattern
 from .sparse import SparseState as SparseState
+from .taylor import taylor_features as taylor_features
 from .transnormer import DiagAttention as DiagAttention
 from .transnormer import DiagAttentionState as DiagAttentionState
 from .transnormer import NormAttention as NormAttention
 from .transnormer import NormAttentionState as NormAttentionState
-from .taylor import taylor_features as taylor_features
 from .transnormer import TransNormerLayers as TransNormerLayers

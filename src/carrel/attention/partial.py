@@ -62,7 +62,11 @@ def softmax_part(scores: Tensor, v: Tensor) -> SoftmaxPart:
 
 
 class LargestPart(NamedTuple):
-    """The largest scores among some of the keys. values: (..., up to k), falling; keys: like values, int64, where they are; of equal scores those of lower keys come first."""
+    """The largest scores among some of the keys.
+
+    values: (..., up to k), falling; keys: like values, int64, where they are; of equal scores those of lower keys come
+    first.
+    """
 
     values: Tensor
     keys: Tensor

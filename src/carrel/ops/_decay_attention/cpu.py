@@ -49,7 +49,7 @@ from .cpu_tokens import (
     take,
 )
 from .cpu_walks import answer, ask_and_add, border, spread
-from .derivatives import result_like
+from .derivatives import steps_like
 from .reference import above_zero
 
 
@@ -153,7 +153,7 @@ def _place(x: Tensor, wide: torch.dtype) -> Placed:
 
 
 def _fresh(x: Tensor, wide: torch.dtype) -> Tensor:
-    return result_like(x, lambda shape: fresh(shape, wide))
+    return fresh(x.shape, wide, steps_like(x))
 
 
 def forward(

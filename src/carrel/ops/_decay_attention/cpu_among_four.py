@@ -22,8 +22,10 @@ from .cpu_tokens import (
     LANES,
     ROWS,
     TILE,
+    four,
     plain,
     put,
+    put_four,
 )
 
 
@@ -61,29 +63,15 @@ def put_decays(w, log_decay, start, count, size, shared, exclusive, ahead, wrong
 
 
 @kernel
-def _four(w, at, step):
-    """A row of each of the four tokens."""
-    return load(w, at), load(w, at + step), load(w, at + 2 * step), load(w, at + 3 * step)
-
-
-@kernel
-def _put_four(w, at, step, x0, x1, x2, x3):
-    store(w, at, x0)
-    store(w, at + step, x1)
-    store(w, at + 2 * step, x2)
-    store(w, at + 3 * step, x3)
-
-
-@kernel
 def carry_k(w, blocks):
     """k times the decays after it, and the product of all four."""
     for block in range(blocks):
         for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
-            a0, a1, a2, a3 = _four(w, n + AT_A, LANES)
-            k0, k1, k2, k3 = _four(w, n + AT_K, LANES)
+            a0, a1, a2, a3 = four(w, n + AT_A, LANES)
+            k0, k1, k2, k3 = four(w, n + AT_K, LANES)
             a32 = times(a3, a2)
             a321 = times(a32, a1)
-            _put_four(w, n + AT_KA, LANES, times(k0, a321), times(k1, a32), times(k2, a3), k3)
+            put_four(w, n + AT_KA, LANES, times(k0, a321), times(k1, a32), times(k2, a3), k3)
             store(w, n + AT_D, times(a321, a0))
 
 
@@ -93,11 +81,11 @@ def carry_q(w, blocks, own, among):
     s00 = s11 = s22 = s33 = s10 = s21 = s32 = s20 = s31 = s30 = every(w.dtype.type(0))
     for block in range(blocks):
         for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
-            q0, q1, q2, q3 = _four(w, n + AT_Q, LANES)
-            k0, k1, k2, k3 = _four(w, n + AT_K, LANES)
+            q0, q1, q2, q3 = four(w, n + AT_Q, LANES)
+            k0, k1, k2, k3 = four(w, n + AT_K, LANES)
             s00, s11 = times_plus(q0, k0, s00), times_plus(q1, k1, s11)
             s22, s33 = times_plus(q2, k2, s22), times_plus(q3, k3, s33)
-            f0, f1, f2, f3 = _four(w, n + AT_F, LANES)
+            f0, f1, f2, f3 = four(w, n + AT_F, LANES)
             q0, q1, q2, q3 = times(q0, f0), times(q1, f1), times(q2, f2), times(q3, f3)
             s10, s21, s32 = times_plus(q1, k0, s10), times_plus(q2, k1, s21), times_plus(q3, k2, s32)
             a0, a1, a2 = load(w, n + AT_A), load(w, n + AT_A + LANES), load(w, n + AT_A + 2 * LANES)
@@ -105,7 +93,7 @@ def carry_q(w, blocks, own, among):
             s20, s31 = times_plus(q2, k0, s20), times_plus(q3, k1, s31)
             q3 = times(q3, a1)
             s30 = times_plus(q3, k0, s30)
-            _put_four(w, n + AT_QA, LANES, q0, times(q1, a0), times(q2, a0), times(q3, a0))
+            put_four(w, n + AT_QA, LANES, q0, times(q1, a0), times(q2, a0), times(q3, a0))
     among[0], among[5], among[10], among[15] = own * total(s00), own * total(s11), own * total(s22), own * total(s33)
     among[4], among[9], among[14] = total(s10), total(s21), total(s32)
     among[8], among[13], among[12] = total(s20), total(s31), total(s30)
@@ -117,8 +105,8 @@ def meet(m, tiles, own, met):
     s00 = s11 = s22 = s33 = s10 = s21 = s32 = s20 = s31 = s30 = every(m.dtype.type(0))
     for tile in range(tiles):
         for p in range(tile * ROWS, tile * ROWS + TILE, lanes(m)):
-            v0, v1, v2, v3 = _four(m, p + AT_V, TILE)
-            g0, g1, g2, g3 = _four(m, p + AT_G, TILE)
+            v0, v1, v2, v3 = four(m, p + AT_V, TILE)
+            g0, g1, g2, g3 = four(m, p + AT_G, TILE)
             s00, s11 = times_plus(g0, v0, s00), times_plus(g1, v1, s11)
             s22, s33 = times_plus(g2, v2, s22), times_plus(g3, v3, s33)
             s10, s21, s32 = times_plus(g1, v0, s10), times_plus(g2, v1, s21), times_plus(g3, v2, s32)
@@ -134,9 +122,9 @@ def finish_dq(w, met, blocks):
     for block in range(blocks):
         for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
             a0, a1, a2 = load(w, n + AT_A), load(w, n + AT_A + LANES), load(w, n + AT_A + 2 * LANES)
-            f0, f1, f2, f3 = _four(w, n + AT_F, LANES)
-            k0, k1, k2, k3 = _four(w, n + AT_K, LANES)
-            x0, x1, x2, x3 = _four(w, n + AT_DOT, LANES)
+            f0, f1, f2, f3 = four(w, n + AT_F, LANES)
+            k0, k1, k2, k3 = four(w, n + AT_K, LANES)
+            x0, x1, x2, x3 = four(w, n + AT_DOT, LANES)
             x1, x2, x3 = times(a0, x1), times(a0, x2), times(a0, x3)
             x1, x2 = times_plus(k0, same(met, 4), x1), times_plus(k0, same(met, 8), x2)
             x3 = times_plus(a1, times_plus(k0, same(met, 12), x3), times(k1, same(met, 13)))
@@ -146,7 +134,7 @@ def finish_dq(w, met, blocks):
             x1 = times_plus(f1, x1, times(k1, same(met, 5)))
             x2 = times_plus(f2, x2, times(k2, same(met, 10)))
             x3 = times_plus(f3, x3, times(k3, same(met, 15)))
-            _put_four(w, n + AT_DQ, LANES, x0, x1, x2, x3)
+            put_four(w, n + AT_DQ, LANES, x0, x1, x2, x3)
 
 
 @kernel
@@ -155,10 +143,10 @@ def finish_dk(w, met, blocks):
     for block in range(blocks):
         for n in range(block * BLOCK, block * BLOCK + LANES, lanes(w)):
             a1, a2, a3 = load(w, n + AT_A + LANES), load(w, n + AT_A + 2 * LANES), load(w, n + AT_A + 3 * LANES)
-            q0, q1, q2, q3 = _four(w, n + AT_Q, LANES)
+            q0, q1, q2, q3 = four(w, n + AT_Q, LANES)
             f1, f2 = times(load(w, n + AT_F + LANES), q1), times(load(w, n + AT_F + 2 * LANES), q2)
             f3 = times(load(w, n + AT_F + 3 * LANES), q3)
-            x0, x1, x2, x3 = _four(w, n + AT_DOT, LANES)
+            x0, x1, x2, x3 = four(w, n + AT_DOT, LANES)
             x0, x1, x2 = times(a3, x0), times(a3, x1), times(a3, x2)
             x0, x1 = times_plus(f3, same(met, 12), x0), times_plus(f3, same(met, 13), x1)
             x0, x1 = times(a2, x0), times(a2, x1)
@@ -169,7 +157,7 @@ def finish_dk(w, met, blocks):
             x1 = times_plus(q1, same(met, 5), x1)
             x2 = times_plus(q2, same(met, 10), x2)
             x3 = times_plus(q3, same(met, 15), x3)
-            _put_four(w, n + AT_DOT, LANES, x0, x1, x2, x3)
+            put_four(w, n + AT_DOT, LANES, x0, x1, x2, x3)
 
 
 @kernel

@@ -14,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .._compile import kernel
+from .._vectors import load, store
 
 LANES, TILE = 16, 64
 # Rows of a block of LANES channels, four tokens each: q, k, decays a, what q sees of its own decay f (a, or 1 if
@@ -105,6 +106,20 @@ def take(to, start, source, place, count, width, step, row):
                 _copy(to, there, source, here + r * row, row)
             else:
                 _copy(to, there, source, here + r * row, some)
+
+
+@kernel
+def four(w, at, step):
+    """A row of each of the four tokens."""
+    return load(w, at), load(w, at + step), load(w, at + 2 * step), load(w, at + 3 * step)
+
+
+@kernel
+def put_four(w, at, step, x0, x1, x2, x3):
+    store(w, at, x0)
+    store(w, at + step, x1)
+    store(w, at + 2 * step, x2)
+    store(w, at + 3 * step, x3)
 
 
 @kernel

@@ -10,8 +10,6 @@ accumulation type. With a_t the decay, g_t the gradient that arrives for o_t and
 The kernels hold one S at a time. Further derivatives are of the composition with `linear_scan` below, which holds all.
 """
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
 
@@ -19,13 +17,18 @@ from .._kernel_op import KernelOp, kernels, lead
 from .._linear_scan import linear_scan
 
 
-def result_like(x: Tensor, make: Callable[[Sequence[int]], Tensor]) -> Tensor:
-    """A new tensor whose axes lie in memory in the order of those of ``x`` (B, H, L, N), but for N, which is inmost.
+def steps_like(x: Tensor) -> tuple[int, ...]:
+    """How far entries of a result of the shape of ``x`` (B, H, L, N) lie apart: in the order of those of ``x``, but for
+    N, which is inmost. A block that keeps tokens before heads then needs no copy to put its heads side by side."""
+    steps, far = [0, 0, 0, 1], x.shape[3]
+    for axis in sorted(range(3), key=lambda axis: (x.stride()[axis], -axis)):
+        steps[axis] = far
+        far *= x.shape[axis]
+    return tuple(steps)
 
-    A block that keeps tokens before heads then needs no copy to put its heads side by side.
-    """
-    order = [*sorted(range(3), key=lambda axis: -x.stride()[axis]), 3]
-    return make([x.shape[axis] for axis in order]).permute([order.index(axis) for axis in range(4)])
+
+def empty_like(x: Tensor) -> Tensor:
+    return x.new_empty_strided(x.shape, steps_like(x))
 
 
 def _forward(
@@ -37,7 +40,7 @@ def _forward(
 def _forward_like(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, exclusive: bool, chunk: int, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return result_like(v, v.new_empty), state.new_empty(state.shape)
+    return empty_like(v), state.new_empty(state.shape)
 
 
 def _backward(
@@ -67,7 +70,7 @@ def _backward_like(
     chunk: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    like = [result_like(x, x.new_empty) for x in (q, k, v, log_decay)]
+    like = [empty_like(x) for x in (q, k, v, log_decay)]
     return (*like, state.new_empty(state.shape))  # type: ignore[return-value]
 
 

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._memory import launch_on
-from .derivatives import result_like
+from .derivatives import empty_like
 
 _CHUNK, _PART, _VALUES, _WARPS = 64, 16, 32, 4  # tokens with one decay per head and with many, values of a block
 _ONE, _KEYS, _ALONG = 0, 1, 2  # what fades: all as one, along the keys, along the values
@@ -121,7 +121,7 @@ def _walked(
 
 
 def _placed(x: Tensor, like: Tensor) -> Tensor:
-    return result_like(like, like.new_empty).copy_(x.view(like.shape))
+    return empty_like(like).copy_(x.view(like.shape))
 
 
 def forward(
@@ -129,7 +129,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """o like v and the last memory like ``state``; log_decay is (B, H, L, N) or (B, H, L, 1)."""
     if q.numel() == 0:
-        return result_like(v, v.new_empty), state.clone(memory_format=torch.contiguous_format)
+        return empty_like(v), state.clone(memory_format=torch.contiguous_format)
     fades = _KEYS if log_decay.shape[-1] > 1 or q.shape[-1] == 1 else _ONE
     rows = _rows(q, k, v, log_decay, state)
     o, last = _walked(*rows, chunk=chunk, FADES=fades, DOWN=False, EXCLUSIVE=exclusive)
@@ -149,7 +149,7 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, log_decay and state."""
     if q.numel() == 0:
-        return (*(result_like(x, x.new_empty) for x in (q, k, v, log_decay)), g_last.clone())
+        return (*(empty_like(x) for x in (q, k, v, log_decay)), g_last.clone())
     one = log_decay.shape[-1] == 1 and q.shape[-1] > 1
     keys, along = (_ONE, _ONE) if one else (_KEYS, _ALONG)
     fq, fk, fv, fade, start, fg, end = _rows(q, k, v, log_decay, state, g, g_last)
