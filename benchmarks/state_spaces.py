@@ -187,7 +187,7 @@ CASES = (
         for name, what, channels, backward, bars in (
             ("", "forward", 8, False, _DPLR_BARS),
             ("-backward", "forward and backward", 8, True, _DPLR_BARS),
-            ("-one", "forward", 1, False, ()),
+            ("-one", "forward", 1, False, _DPLR_BARS),
         )
     ),
     Case("s4d-layer", "forward and backward, 8 x 2048 x 64, N = 64", _layer, rounds=5),
