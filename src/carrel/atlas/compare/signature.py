@@ -100,7 +100,8 @@ def _options(arguments: ast.arguments) -> list[Option]:
     positional = arguments.args
     defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
     pairs = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
-    return [_option(argument, default) for argument, default in pairs if argument.arg not in ("self", "dim")]
+    options = [_option(argument, default) for argument, default in pairs if argument.arg not in ("self", "dim")]
+    return [option for option in options if option.wants]  # the others want what no text can say
 
 
 def _option(argument: ast.arg, default: ast.expr | None) -> Option:
@@ -116,4 +117,6 @@ def _option(argument: ast.arg, default: ast.expr | None) -> Option:
         for node in ast.walk(part.slice)
         if isinstance(node, ast.Constant)
     )
+    if isinstance(value, str) and not words:
+        kinds.add("str")  # its annotation may be the name of a choice, which the constructor knows
     return Option(argument.arg, tuple(kind for kind in _KINDS if kind in kinds), words, value)
