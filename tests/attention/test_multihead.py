@@ -405,7 +405,7 @@ def test_a_state_dict_that_does_not_fit_is_named():
         ({"window": 0}, "a window of at least 1, not 0"),
         (
             {"normalizer": "max"},
-            "entmax15, entmax, taylor-softmax, relu2, not 'max'",
+            "entmax15, entmax, taylor-softmax, relu2, perturb-max, not 'max'",
         ),
         ({"normalizer": "sparse-softmax"}, "top_k of at least 1 for sparse-softmax alone, not None for sparse-softmax"),
         ({"normalizer": "sparse-softmax", "top_k": 0}, "top_k of at least 1 for sparse-softmax alone, not 0"),
