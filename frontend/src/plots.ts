@@ -12,6 +12,24 @@ interface Plotly {
 }
 
 let library: Promise<Plotly> | undefined;
+
+/** The label of an axis. */
+function text(axis: unknown): string {
+  const title = (axis as { title?: { text?: string } | string } | undefined)?.title;
+  return typeof title === "string" ? title : (title?.text ?? "");
+}
+
+/** A text in lines of at most so many letters, broken between words. */
+function broken(text: string, letters: number): string {
+  const lines: string[] = [];
+  for (const word of text.split(" ")) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= letters) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines.join("<br>");
+}
+
 const near = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
@@ -68,12 +86,13 @@ function dress(figure: Figure, at: HTMLElement, height: number): Figure {
   const ink = colour(at, "--ink"), quiet = colour(at, "--quiet"), line = colour(at, "--line"), sheet = colour(at, "--sheet");
   const hues = [1, 2, 3, 4, 5, 6].map((n) => colour(at, `--series-${n}`));
   const font = { family: getComputedStyle(document.body).getPropertyValue("--sans"), size: 12, color: quiet };
-  const axis = (given: unknown): Record<string, unknown> => {
+  const axis = (given: unknown, letters = Infinity): Record<string, unknown> => {
     const own = (given ?? {}) as Record<string, unknown>;
+    const title = { ...(own.title as object), text: broken(text(own), letters) };
     return {
       ...own,
       gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, ticks: "outside", ticklen: 4,
-      tickfont: { ...font }, title: { ...(own.title as object), font: { ...font }, standoff: 6 }, automargin: true, showline: true, zeroline: false, color: quiet, fixedrange: false,
+      tickfont: { ...font }, title: { ...title, font: { ...font }, standoff: 6 }, automargin: true, showline: true, zeroline: false, color: quiet, fixedrange: false,
       ...(own.type === "log" ? { dtick: own.dtick ?? undefined, exponentformat: "power", minor: { showgrid: false } } : {}),
     };
   };
@@ -105,7 +124,7 @@ function dress(figure: Figure, at: HTMLElement, height: number): Figure {
       ...figure.layout,
       title: undefined,
       xaxis: axis(figure.layout.xaxis),
-      yaxis: axis(figure.layout.yaxis),
+      yaxis: axis(figure.layout.yaxis, (height - 50) / 6.4), // an upright label is no longer than the figure is high
       font,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -196,10 +215,6 @@ function read(figure: HTMLElement): Figure {
 }
 
 function labels(figure: HTMLElement): [string, string] {
-  const text = (axis: unknown): string => {
-    const title = (axis as { title?: { text?: string } | string } | undefined)?.title;
-    return typeof title === "string" ? title : (title?.text ?? "");
-  };
   const { xaxis, yaxis } = read(figure).layout;
   return [plain(text(xaxis)) || "x", plain(text(yaxis)) || "y"];
 }
