@@ -70,7 +70,7 @@ def linear_attention(
 
     Returns o, (batch, heads, length, P), and the state after the last token, in float32 at least.
     Raises ValueError: shapes disagree, an unknown feature, one that cannot be normalised as asked.
-    Cost: 4 N P operations per token and head, constant memory per token; the denominator adds one pass over k. For
+    Cost: 4 N P operations per token and head, constant memory per token; the denominator is one column more. For
     "taylor" N is the number of features.
     Source: Katharopoulos et al. 2020, arXiv:2006.16236, equations 9 to 12; Shen et al. 2018, arXiv:1812.01243, for
     "efficient", whose causal form is ours.

@@ -53,7 +53,7 @@ class MHA(Mixer):
         a window the latest window - 1 tokens.
     Raises ValueError: heads does not divide dim, kv_heads does not divide heads, an odd head_dim with rotation, a
         window below 1, an unknown scale or normalizer, top_k missing or without use; x or the state of a wrong shape or
-    type.
+        type.
     Cost: 4 L² H d operations for L tokens, halved where the causal half is skipped, at most 8 L H d window with a
     window; one token after T others costs 4 T H d and reads each of the 2 T G d numbers once. Nothing of the cache is
     copied for it, if gradients are off.

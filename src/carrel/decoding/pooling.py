@@ -124,9 +124,8 @@ def nucleus(logp: Tensor, top_p: float) -> Tensor:
     if top_p >= 1:
         return logp
     values = logp.detach()
-    if (
-        values.device.type == "cpu"
-    ):  # numpy sorts numbers alone many times faster than torch sorts them with their places
+    # numpy sorts numbers alone many times faster than torch sorts them with their places
+    if values.device.type == "cpu":
         ordered = torch.from_numpy(np.sort(values.numpy(), -1))
     else:
         ordered = values.sort(-1).values

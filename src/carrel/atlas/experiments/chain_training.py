@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from carrel.atlas.report import Report, number, progress
-from carrel.layers import parameter_groups
 from carrel.models import SequenceModel
+
+from .fitting import fit, looks_at
 
 VOCAB, LENGTH, BATCH, LOOKS = 4, 64, 32, 8
 RATES = (0.007, 0.015, 0.03)
@@ -62,16 +63,8 @@ class ChainSide:
 
     def train(self, steps: int, rate: float, *, looks: int) -> None:
         self.rate = rate
-        optimiser = torch.optim.AdamW(parameter_groups(self.model, weight_decay=0.01), lr=rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
-        stops = {round(steps * (i + 1) / looks) for i in range(looks)} if looks else set()
-        for step in range(1, steps + 1):
-            loss = self._loss(chains(BATCH, LENGTH, self.generator))
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+        stops = looks_at(steps, looks)
+        for step, _ in fit(self.model, self._fresh_loss, steps, rate):
             if step in stops:
                 self.at.append(step)
                 self.above.append(self.score())
@@ -91,6 +84,9 @@ class ChainSide:
             y, state = model(piece, state)
             pieces.append(y)
         return float((torch.cat(pieces, 1) - model(x)[0]).abs().max())
+
+    def _fresh_loss(self) -> Tensor:
+        return self._loss(chains(BATCH, LENGTH, self.generator))
 
     def _loss(self, x: Tensor) -> Tensor:
         return functional.cross_entropy(self.model(x[:, :-1])[0].flatten(0, 1), x[:, 1:].flatten())

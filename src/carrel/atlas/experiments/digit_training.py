@@ -18,6 +18,8 @@ from carrel.layers import Mixer
 from carrel.models import SequenceModel
 from carrel.tasks import digit_images
 
+from .fitting import rise_and_fall
+
 BATCH, DEPTH, CLASSES = 32, 2, 10
 RATES = (1e-2, 3e-2)  # learning rates of everything else
 SLOW = (1e-3, 1e-2)  # and of rates and steps
@@ -85,7 +87,7 @@ class Digits:
         optimiser = torch.optim.AdamW(
             [{"params": others, "lr": rate, "weight_decay": 0.01}, {"params": own, "lr": slow, "weight_decay": 0.0}]
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [rate, slow], total_steps=steps, pct_start=0.1)
+        schedule = rise_and_fall(optimiser, [rate, slow], steps)
         generator = torch.Generator().manual_seed(self.seed)
         x, y = self.seen
         losses = []

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrel.atlas.report import Report, progress
-from carrel.layers import parameter_groups
 from carrel.models import SequenceModel
 from carrel.recurrent import LRU
 from carrel.tasks import copy_first_symbol
+
+from .fitting import fit, looks_at
 
 _CLASSES, _BATCH, _DEPTH, _LOOKS = 10, 32, 2, 20
 _RING, _SMALL = "ring near the circle", "small |λ|"
@@ -118,16 +119,8 @@ class _Side:
         self.loss = math.nan
 
     def train(self, steps: int, rate: float, done: float, share: float) -> None:
-        optimiser = torch.optim.AdamW(parameter_groups(self.model, weight_decay=0.01), lr=rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
-        looks = {round(steps * (i + 1) / _LOOKS) for i in range(_LOOKS)}
-        for step in range(1, steps + 1):
-            x, y = self._sequences(_BATCH)
-            loss = functional.cross_entropy(self.model(x)[0], y)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            optimiser.step()
-            schedule.step()
+        looks = looks_at(steps, _LOOKS)
+        for step, loss in fit(self.model, self._fresh_loss, steps, rate, clip=False):
             if step in looks:
                 self.loss = loss.item()
                 self.at.append(step)
@@ -135,6 +128,10 @@ class _Side:
                 progress(done + share * step / steps, f"{self.name}: {self.accuracy[-1]:.0%} right")
         self.fresh = self._sequences(1000)
         self.score = self._right()
+
+    def _fresh_loss(self) -> Tensor:
+        x, y = self._sequences(_BATCH)
+        return functional.cross_entropy(self.model(x)[0], y)
 
     def moduli(self) -> Tensor:
         """|λ| of every mode of every block."""

@@ -18,6 +18,8 @@ from carrel.atlas.experiments.digit_training import Digits
 from carrel.atlas.report import Report, number, progress
 from carrel.ops import margin_softmax_loss
 
+from .fitting import rise_and_fall
+
 _REAL = torch.float64
 _BATCH, _CLASSES, _PLANE = 64, 10, 2
 _SCALES, _RATES = (8.0, 30.0), (1e-2, 3e-2)
@@ -143,7 +145,7 @@ def _trained(
         net = nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, dim))
         weight = nn.Parameter(torch.randn(_CLASSES, dim))
     optimiser = torch.optim.AdamW([*net.parameters(), weight], lr=rate, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
+    schedule = rise_and_fall(optimiser, rate, steps)
     generator = torch.Generator().manual_seed(data.seed)
     x, y = data.seen[0].squeeze(-1), data.seen[1]
     for _ in range(steps):

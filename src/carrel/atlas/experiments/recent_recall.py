@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from carrel.atlas.report import Report, number, progress
-from carrel.layers import Mixer, parameter_groups
+from carrel.layers import Mixer
 from carrel.models import SequenceModel
+
+from .fitting import fit, looks_at
 
 DISTANCES = (1, 2, 4, 8, 16, 32)
 VOCAB, BATCH, LOOKS = 8, 16, 12
@@ -38,22 +40,16 @@ class RecallSide:
 
     def train(self, steps: int, rate: float, *, looks: int) -> None:
         self.rate = rate
-        optimiser = torch.optim.AdamW(parameter_groups(self.model, weight_decay=0.01), lr=rate)
-        rise = max(0.1, 1.5 / steps)  # a rise of exactly one step is more than torch can divide by
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=min(1.0, rise))
-        stops = {round(steps * (i + 1) / looks) for i in range(looks)} if looks else set()
-        for step in range(1, steps + 1):
-            guesses, truth = self._asked(self._sequences(BATCH, self.length))
-            loss = functional.cross_entropy(guesses.flatten(0, -2), truth.flatten())
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+        stops = looks_at(steps, looks)
+        for step, _ in fit(self.model, self._fresh_loss, steps, rate):
             if step in stops:
                 self.at.append(step)
                 self.accuracy.append(sum(self.score(self.length)[0]) / len(DISTANCES))
         _, self.loss = self.score(self.length)
+
+    def _fresh_loss(self) -> Tensor:
+        guesses, truth = self._asked(self._sequences(BATCH, self.length))
+        return functional.cross_entropy(guesses.flatten(0, -2), truth.flatten())
 
     @torch.no_grad()
     def score(self, length: int) -> tuple[list[float], float]:

@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from carrel.atlas.report import Report, progress
 from carrel.attention import MHA
-from carrel.layers import LinearScaling, NTKScaling, RoPE, YaRNScaling, parameter_groups
+from carrel.layers import LinearScaling, NTKScaling, RoPE, YaRNScaling
 from carrel.layers.rotary import RotaryScaling
 from carrel.models import SequenceModel
+
+from .fitting import fit
 
 _KEY, _VALUES, _BATCH, _WIDTH, _HEADS, _BACK = 12, 4, 32, 32, 2, 3
 _JUDGED, _FAST = 512, 8.0  # sequences; rounds within the trained context from which YaRN leaves a pair alone
@@ -127,16 +129,11 @@ def _sequences(kind: str, batch: int, length: int, generator: torch.Generator) -
 
 
 def _train(model: SequenceModel, kind: str, length: int, steps: int, generator: torch.Generator, part: int) -> None:
-    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay=0.01), lr=_KINDS[kind])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _KINDS[kind], total_steps=steps, pct_start=0.1)
-    for step in range(steps):
+    def loss() -> Tensor:
         x, y = _sequences(kind, _BATCH, length, generator)
-        loss = functional.cross_entropy(model(x)[0], y)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        return functional.cross_entropy(model(x)[0], y)
+
+    for step, _ in fit(model, loss, steps, _KINDS[kind]):
         if step % 20 == 0:
             progress((part + step / steps) / len(_KINDS), f"learning to look up {kind}")
 

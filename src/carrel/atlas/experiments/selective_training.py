@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from carrel.atlas.report import Report, number, progress
-from carrel.layers import Mixer, parameter_groups
+from carrel.layers import Mixer
 from carrel.models import SequenceModel
 from carrel.tasks import selective_copying
+
+from .fitting import fit, looks_at
 
 BATCH, DEPTH, VOCAB, LOOKS, FRESH = 32, 2, 8, 16, 512
 RATES = (0.003, 0.01, 0.03, 0.1)
@@ -43,22 +45,17 @@ class Side:
 
     def train(self, steps: int, rate: float, *, looks: int) -> None:
         self.rate = rate
-        optimiser = torch.optim.AdamW(parameter_groups(self.model, weight_decay=0.01), lr=rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
-        stops = {round(steps * (i + 1) / looks) for i in range(looks)} if looks else set()
-        for step in range(1, steps + 1):
-            x, y, asked = self._sequences(BATCH)
-            loss = functional.cross_entropy(self.model(x)[0][asked], y[asked])
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+        stops = looks_at(steps, looks)
+        for step, _ in fit(self.model, self._fresh_loss, steps, rate):
             if step in stops:
                 self.at.append(step)
                 self.accuracy.append(self.score()[0])
         self.fresh = self._sequences(FRESH)  # of which neither the sweep nor the curve has seen any
         self.final = self.score()
+
+    def _fresh_loss(self) -> Tensor:
+        x, y, asked = self._sequences(BATCH)
+        return functional.cross_entropy(self.model(x)[0][asked], y[asked])
 
     @torch.no_grad()
     def score(self) -> tuple[float, float]:

@@ -20,6 +20,8 @@ from carrel.atlas.report import Report, number, progress
 from carrel.attention import largest_part, normalize, softmax_part, sparse_softmax_loss
 from carrel.ops import sparse_softmax
 
+from .fitting import rise_and_fall
+
 _CHANNELS, _HIDDEN, _NOISE, _MOVED, _SHOTS = 24, 128, 0.9, 0.5, 4
 _BATCH, _TESTED, _SWEEP_SEED = 128, 4000, 1000
 _RATES = (0.003, 0.01, 0.03)
@@ -145,10 +147,7 @@ class _Trained:
 
     def _train(self, model: nn.Module, world: _World, way: str, steps: int, rate: float, few: int) -> nn.Module:
         optimiser = torch.optim.Adam(model.parameters(), lr=rate)
-        rise = max(0.1, 1.5 / steps)  # a rise of exactly one step is more than torch can divide by
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, rate, total_steps=max(2, steps), pct_start=min(1.0, rise)
-        )
+        schedule = rise_and_fall(optimiser, rate, steps)
         for _ in range(steps):
             x, y = world.examples(way)
             loss = sparse_softmax_loss(model(x), y, few) if few < self._classes else cross_entropy(model(x), y)

@@ -25,7 +25,9 @@ from carrel.attention import (
     taylor_features,
     taylor_softmax,
 )
-from carrel.layers import Mixer, parameter_groups
+from carrel.layers import Mixer
+
+from .fitting import fit
 
 _KEYS, _VALUES, _DIM, _HEADS = 64, 16, 32, 2
 _BATCH, _ASKED, _TESTED, _SWEEP_SEED = 32, 16, 256, 1000
@@ -145,20 +147,13 @@ def _trained(seed: int, mixer: Callable[[int], Mixer], pairs: int, steps: int, r
         torch.manual_seed(seed)
         reader = _Reader(mixer)
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(parameter_groups(reader, weight_decay=0.01), lr=rate)
-    rise = max(0.1, 1.5 / steps)  # a rise of exactly one step is more than torch can divide by
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(2, steps), pct_start=min(1.0, rise))
 
     def loss(rows: int) -> Tensor:
         *shown, answers = _drawn(rows, pairs, generator)
         return cross_entropy(reader(*shown).flatten(0, 1), answers.flatten())
 
-    for _ in range(steps):
-        optimiser.zero_grad()
-        torch.autograd.backward(loss(_BATCH))
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+    for _ in fit(reader, lambda: loss(_BATCH), steps, rate):
+        pass
     with torch.no_grad():
         return reader, float(loss(_TESTED))
 
