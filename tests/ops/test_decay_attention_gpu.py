@@ -5,11 +5,7 @@ The interpreter must be chosen before Triton is imported, so the last test runs 
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -86,17 +82,6 @@ def test_without_gradient_pieces_are_the_whole():
 
 
 @pytest.mark.skipif(RUNS, reason="the tests above run here as they are")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 @pytest.mark.slow
-def test_the_kernel_equals_the_reference_in_tritons_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+def test_the_kernel_equals_the_reference_in_tritons_interpreter(passes_in_tritons_interpreter):
+    passes_in_tritons_interpreter(__file__)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -253,16 +249,5 @@ def test_bad_input_is_one_sentence(call, words):
 
 @pytest.mark.slow
 @pytest.mark.skipif(TRITON, reason="the kernels run in this process already")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
-def test_the_triton_kernels_pass_these_tests_in_the_interpreter():
-    here = Path(__file__)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "gpu", str(here)],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=here.parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+def test_the_triton_kernels_pass_these_tests_in_the_interpreter(passes_in_tritons_interpreter):
+    passes_in_tritons_interpreter(__file__, "-k", "gpu")
